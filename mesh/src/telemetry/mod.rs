@@ -1,5 +1,19 @@
 //! Outcomes in; metrics, access log and the one [`Reason`] of every refusal out.
+//!
+//! A data thread owns one [`TrafficMetrics`]. For each connection whose ends are known it calls
+//! [`TrafficMetrics::open`] and, at the end, [`ConnectionMetrics::finish`]; for one that fails earlier, [`refused`].
 
+mod access_log;
+mod connection;
+mod format;
+mod log;
 mod reason;
+mod recorder;
+mod traffic;
 
+pub use connection::{Connection, ConnectionMetrics, Failure, OpenSocket, TrafficMetrics, refused};
+pub use format::LogFormat;
+pub use log::{LogConfig, LogError, LogHandle, start_log};
 pub use reason::{Reason, ResponseFlag};
+pub use recorder::{Metrics, MetricsError, record_build};
+pub use traffic::{Party, Reporter, Security, ServiceName, Traffic};

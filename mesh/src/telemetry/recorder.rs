@@ -1,0 +1,105 @@
+//! Where metrics go: one Prometheus registry for the process.
+//!
+//! In: what the `metrics` facade is told. Out: the text Prometheus scrapes.
+
+use std::{fs, time::Duration};
+
+use metrics::{describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// How often histograms are folded when nobody scrapes: their samples wait in memory until then.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// Istio's buckets for the duration of a forwarded DNS query.
+const DNS_BUCKETS: &[f64] = &[0.0005, 0.001, 0.01, 0.1, 1.0, 5.0];
+
+/// Why metrics cannot be collected.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// The process collects metrics elsewhere.
+    #[error("the process has a metrics recorder already")]
+    Started,
+    /// A histogram's buckets were refused.
+    #[error("setting histogram buckets")]
+    Buckets {
+        /// What the exporter said.
+        source: metrics_exporter_prometheus::BuildError,
+    },
+}
+
+/// Renders the process's metrics.
+#[derive(Clone)]
+pub struct Metrics {
+    prometheus: PrometheusHandle,
+}
+
+impl Metrics {
+    /// Collects the process's metrics from here on.
+    ///
+    /// # Errors
+    /// [`MetricsError::Started`] if something else does.
+    pub fn install() -> Result<Self, MetricsError> {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), DNS_BUCKETS)
+            .map_err(|source| MetricsError::Buckets { source })?
+            .build_recorder();
+        let prometheus = recorder.handle();
+        metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Started)?;
+        describe();
+        Ok(Self { prometheus })
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self) -> String {
+        record_descriptors();
+        self.prometheus.render()
+    }
+
+    /// Folds histograms from time to time, forever.
+    pub async fn keep_up(self) {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            self.prometheus.run_upkeep();
+        }
+    }
+}
+
+/// Sets Istio's `istio_build`.
+pub fn record_build(component: &'static str, tag: &str) {
+    gauge!("istio_build", "component" => component, "tag" => tag.to_owned()).set(1.0);
+}
+
+fn describe() {
+    describe_counter!("istio_tcp_connections_opened_total", "TCP connections opened");
+    describe_counter!("istio_tcp_connections_closed_total", "TCP connections closed");
+    describe_counter!("istio_tcp_connections_failed_total", "TCP connections that failed");
+    describe_counter!(
+        "istio_tcp_received_bytes_total",
+        "Bytes received from the connections' initiators"
+    );
+    describe_counter!("istio_tcp_sent_bytes_total", "Bytes sent to the connections' initiators");
+    describe_gauge!("istio_tcp_sockets_open", "Accepted sockets that are open");
+    describe_counter!("istio_xds_connection_terminations_total", "xDS streams that ended");
+    describe_counter!("istio_xds_message_total", "xDS responses received");
+    describe_counter!("istio_xds_message_bytes_total", "Bytes of xDS responses received");
+    describe_gauge!("istio_build", "The component and its version");
+    describe_counter!("aquifer_denials_total", "Connections that policy refused or cut, by reason");
+    describe_counter!(
+        "aquifer_failures_total",
+        "Connections that failed for other reasons, by reason"
+    );
+    describe_gauge!("process_open_fds", "Open file descriptors");
+    describe_gauge!("process_max_fds", "File descriptors allowed");
+}
+
+fn record_descriptors() {
+    if let Ok(descriptors) = fs::read_dir("/proc/self/fd") {
+        // Reading the folder holds one descriptor itself.
+        gauge!("process_open_fds").set(descriptors.count().saturating_sub(1) as f64);
+    }
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let soft = line.and_then(|values| values.split_whitespace().next()?.parse::<f64>().ok());
+    if let Some(soft) = soft {
+        gauge!("process_max_fds").set(soft);
+    }
+}
