@@ -1,7 +1,27 @@
 //! Who a peer is: SPIFFE names, certificates and the client of the certificate authority.
 //!
-//! Private keys do not leave this module: others get TLS configurations.
+//! Private keys of workloads do not leave this module: others get TLS configurations.
 
+mod authority;
+mod chain;
+mod credential;
+mod handshake_error;
+#[cfg(test)]
+mod handshake_tests;
+mod key;
+mod local_ca;
+mod peer;
+mod source;
 mod spiffe;
+mod tls;
+mod verifier;
 
+pub use authority::{Authority, AuthorityError, ServerCertificate, SignError, Validity};
+pub use chain::ChainError;
+pub use credential::Credential;
+pub use handshake_error::HandshakeError;
+pub use key::KeyError;
+pub use local_ca::LocalCa;
+pub use peer::{PeerError, expect_peer, peer_identity};
+pub use source::{BoxFuture, CaError, CertificateSource, IssueError};
 pub use spiffe::{Spiffe, SpiffeError};

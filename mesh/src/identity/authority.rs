@@ -1,0 +1,297 @@
+//! A certificate authority without files, clock or network: a key, its certificate, and what they sign.
+//!
+//! In: signing requests and the names and validity that somebody has authorised. Out: chains as the certificate
+//! service sends them. Who may have which name is not decided here: the names in a request are ignored.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use rand::RngCore;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    SubjectPublicKeyInfo,
+};
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, pem::PemObject};
+use x509_parser::{
+    certificate::X509Certificate, certification_request::X509CertificationRequest,
+    prelude::FromDer, public_key::PublicKey,
+};
+
+use super::{Spiffe, peer::system_time};
+
+/// RSA keys below this are refused: no peer accepts them.
+const MIN_RSA_BITS: usize = 2048;
+
+/// From when to when a certificate is valid. X.509 counts whole seconds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Validity {
+    /// The first moment.
+    pub not_before: SystemTime,
+    /// The last moment.
+    pub not_after: SystemTime,
+}
+
+impl Validity {
+    /// `lifetime` from `now`, and `back` into the past for clocks that lag behind ours.
+    pub fn starting(now: SystemTime, back: Duration, lifetime: Duration) -> Self {
+        let not_before = now.checked_sub(back).unwrap_or(SystemTime::UNIX_EPOCH);
+        let not_after = now.checked_add(lifetime).unwrap_or(now);
+        Self { not_before, not_after }
+    }
+}
+
+/// Why an authority could not be made or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The library could not make the key or the certificate.
+    #[error("making the root key and certificate")]
+    Make {
+        /// What the library says.
+        source: rcgen::Error,
+    },
+    /// The key is not a private key in PEM that we can sign with.
+    #[error("the root key is not a usable PKCS#8 key in PEM")]
+    Key {
+        /// What the library says.
+        source: rcgen::Error,
+    },
+    /// The certificate is not X.509 in PEM.
+    #[error("the root certificate cannot be read: {reason}")]
+    Certificate {
+        /// What the parser found.
+        reason: String,
+    },
+    /// The certificate may not sign others.
+    #[error("the root certificate is not a certificate authority's (basicConstraints lacks CA)")]
+    NotAnAuthority,
+    /// The certificate is for another key.
+    #[error("the root certificate is for another key than the root key")]
+    KeyMismatch,
+}
+
+/// Why a request was not signed. All but `Sign` are the requester's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// Not PEM, or not a signing request.
+    #[error("the certificate signing request cannot be read: {reason}")]
+    Malformed {
+        /// What the parser found.
+        reason: String,
+    },
+    /// Its signature is not by the key in it, so the requester may not have that key.
+    #[error("the certificate signing request is not signed by its own key")]
+    Signature,
+    /// A kind or size of key that peers would not accept.
+    #[error(
+        "the key in the request is {found}; ECDSA P-256 or P-384, or RSA from 2048 bits, is accepted"
+    )]
+    Key {
+        /// What it is.
+        found: String,
+    },
+    /// A name for the server certificate is no DNS name.
+    #[error("`{name}` cannot stand in a certificate")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The authority's own certificate ends before the requested validity begins.
+    #[error("the root certificate has expired")]
+    RootExpired,
+    /// The library could not sign.
+    #[error("signing the certificate")]
+    Sign {
+        /// What the library says.
+        source: rcgen::Error,
+    },
+}
+
+/// A root key and certificate.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    root_pem: String,
+    root_not_after: SystemTime,
+}
+
+/// A server certificate with its key, for a listener of our own.
+pub struct ServerCertificate {
+    /// The leaf, in PEM.
+    pub certificate_pem: String,
+    /// PKCS#8, in PEM.
+    pub key_pem: String,
+}
+
+impl Authority {
+    /// Makes a new self-signed ECDSA P-256 root; `organization` becomes its subject.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Make`] when the random source or the library fails.
+    pub fn create(organization: &str, validity: Validity) -> Result<Self, AuthorityError> {
+        let make = |source| AuthorityError::Make { source };
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(make)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, organization);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::CrlSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
+        params.serial_number = Some(serial());
+        params.not_before = validity.not_before.into();
+        params.not_after = validity.not_after.into();
+        let root = params.self_signed(&key).map_err(make)?;
+        let root_not_after = validity.not_after;
+        Ok(Self { root_pem: root.pem(), issuer: Issuer::new(params, key), root_not_after })
+    }
+
+    /// Loads what [`Authority::key_pem`] and [`Authority::root_pem`] gave.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] says which of the two is wrong, or that they do not belong together.
+    pub fn load(key_pem: &str, root_pem: &str) -> Result<Self, AuthorityError> {
+        let unreadable = |reason: String| AuthorityError::Certificate { reason };
+        let key = KeyPair::from_pem(key_pem).map_err(|source| AuthorityError::Key { source })?;
+        let der = CertificateDer::from_pem_slice(root_pem.as_bytes())
+            .map_err(|error| unreadable(error.to_string()))?;
+        let (_, root) =
+            X509Certificate::from_der(&der).map_err(|error| unreadable(error.to_string()))?;
+        if !root.is_ca() {
+            return Err(AuthorityError::NotAnAuthority);
+        }
+        if *root.public_key().raw != *rcgen::PublicKeyData::subject_public_key_info(&key) {
+            return Err(AuthorityError::KeyMismatch);
+        }
+        let root_not_after = system_time(root.validity().not_after);
+        let issuer =
+            Issuer::from_ca_cert_der(&der, key).map_err(|error| unreadable(error.to_string()))?;
+        Ok(Self { issuer, root_pem: root_pem.into(), root_not_after })
+    }
+
+    /// The root certificate, in PEM.
+    pub fn root_pem(&self) -> &str {
+        &self.root_pem
+    }
+
+    /// When the root certificate's validity ends.
+    pub fn root_not_after(&self) -> SystemTime {
+        self.root_not_after
+    }
+
+    /// The root key, PKCS#8 in PEM: for storing it where nobody else can read it.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// Signs a workload's certificate for the key of `csr_pem`, usable on both sides of a tunnel.
+    ///
+    /// The validity ends with the root's at the latest. The chain is leaf, root.
+    ///
+    /// # Errors
+    /// [`SignError`] says what is wrong with the request.
+    pub fn sign(
+        &self,
+        csr_pem: &str,
+        who: &Spiffe,
+        validity: Validity,
+    ) -> Result<Vec<String>, SignError> {
+        let key = requested_key(csr_pem)?;
+        let uri = who.as_str().try_into().map_err(|source| SignError::Sign { source })?;
+        let mut params = self.leaf(vec![SanType::URI(uri)], validity)?;
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let leaf =
+            params.signed_by(&key, &self.issuer).map_err(|source| SignError::Sign { source })?;
+        Ok(vec![leaf.pem(), self.root_pem.clone()])
+    }
+
+    /// Makes a key and a certificate for a server known by DNS names and addresses.
+    ///
+    /// # Errors
+    /// [`SignError::Name`] for what is neither; [`SignError::Sign`] when the library fails.
+    pub fn server_certificate(
+        &self,
+        names: &[String],
+        validity: Validity,
+    ) -> Result<ServerCertificate, SignError> {
+        let sign = |source| SignError::Sign { source };
+        let names = names.iter().map(|name| server_name(name)).collect::<Result<_, _>>()?;
+        let mut params = self.leaf(names, validity)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(sign)?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(sign)?;
+        Ok(ServerCertificate { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    }
+
+    fn leaf(
+        &self,
+        names: Vec<SanType>,
+        validity: Validity,
+    ) -> Result<CertificateParams, SignError> {
+        if self.root_not_after <= validity.not_before {
+            return Err(SignError::RootExpired);
+        }
+        let mut params = CertificateParams::default();
+        // An empty subject makes the alternative names critical (RFC 5280 §4.2.1.6): nobody may overlook them.
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = names;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages =
+            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.use_authority_key_identifier_extension = true;
+        params.serial_number = Some(serial());
+        params.not_before = validity.not_before.into();
+        params.not_after = validity.not_after.min(self.root_not_after).into();
+        Ok(params)
+    }
+}
+
+/// The key of a signing request that is signed by that very key.
+fn requested_key(csr_pem: &str) -> Result<SubjectPublicKeyInfo, SignError> {
+    let malformed = |reason: String| SignError::Malformed { reason };
+    let der = CertificateSigningRequestDer::from_pem_slice(csr_pem.as_bytes())
+        .map_err(|error| malformed(error.to_string()))?;
+    let (rest, csr) =
+        X509CertificationRequest::from_der(&der).map_err(|error| malformed(error.to_string()))?;
+    if !rest.is_empty() {
+        return Err(malformed(format!("{} bytes follow the request", rest.len())));
+    }
+    let spki = &csr.certification_request_info.subject_pki;
+    let refused = |found: String| SignError::Key { found };
+    match spki.parsed().map_err(|error| malformed(error.to_string()))? {
+        PublicKey::EC(point) if matches!(point.key_size(), 256 | 384) => {}
+        PublicKey::EC(point) => return Err(refused(format!("ECDSA of {} bits", point.key_size()))),
+        PublicKey::RSA(rsa) if rsa.key_size() >= MIN_RSA_BITS => {}
+        PublicKey::RSA(rsa) => return Err(refused(format!("RSA of {} bits", rsa.key_size()))),
+        PublicKey::DSA(_) => return Err(refused("DSA".into())),
+        PublicKey::GostR3410(_) | PublicKey::GostR3410_2012(_) => {
+            return Err(refused("GOST R 34.10".into()));
+        }
+        PublicKey::Unknown(_) => {
+            return Err(refused(format!("of algorithm {}", spki.algorithm.algorithm)));
+        }
+    }
+    csr.verify_signature().map_err(|_| SignError::Signature)?;
+    SubjectPublicKeyInfo::from_der(spki.raw).map_err(|error| refused(error.to_string()))
+}
+
+fn server_name(name: &str) -> Result<SanType, SignError> {
+    let refused = || SignError::Name { name: name.into() };
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(SanType::IpAddress(address));
+    }
+    rustls_pki_types::DnsName::try_from(name).map_err(|_| refused())?;
+    Ok(SanType::DnsName(name.try_into().map_err(|_| refused())?))
+}
+
+/// 127 random bits: RFC 5280 §4.1.2.2 wants a positive number, CAs' rules want 64 bits that nobody can guess.
+fn serial() -> SerialNumber {
+    let mut bytes = [0; 16];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes[0] &= 0x7f;
+    SerialNumber::from_slice(&bytes)
+}

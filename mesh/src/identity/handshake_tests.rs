@@ -1,0 +1,271 @@
+//! Handshakes in memory between two credentials: who gets in, who is refused, and in which words.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustls::{CipherSuite, HandshakeKind, NamedGroup, pki_types::ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+type Client = client::TlsStream<DuplexStream>;
+type Server = server::TlsStream<DuplexStream>;
+
+fn name(uri: &str) -> Spiffe {
+    Spiffe::parse(uri).unwrap()
+}
+
+fn web() -> Spiffe {
+    name("spiffe://cluster.local/ns/shop/sa/web")
+}
+
+fn cart() -> Spiffe {
+    name("spiffe://cluster.local/ns/shop/sa/cart")
+}
+
+fn from_now(begins_hours: i32, ends_hours: i32) -> Validity {
+    let at = |hours: i32| {
+        let distance = HOUR * hours.unsigned_abs();
+        let now = SystemTime::now();
+        if hours < 0 { now - distance } else { now + distance }
+    };
+    Validity { not_before: at(begins_hours), not_after: at(ends_hours) }
+}
+
+/// Handshakes and moves a byte each way, since a TLS 1.3 server judges the client's certificate after the client has
+/// finished.
+async fn handshake(
+    from: &Credential,
+    to: &Credential,
+) -> (Result<Client, HandshakeError>, Result<Server, HandshakeError>) {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let address = ServerName::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
+    let client = async {
+        let mut stream = TlsConnector::from(from.client_config()).connect(address, near).await?;
+        stream.write_all(b"?").await?;
+        stream.read_exact(&mut [0]).await?;
+        Ok(stream)
+    };
+    let server = async {
+        let mut stream = TlsAcceptor::from(to.server_config()).accept(far).await?;
+        stream.read_exact(&mut [0]).await?;
+        stream.write_all(b"!").await?;
+        Ok(stream)
+    };
+    tokio::join!(client, server)
+}
+
+async fn refusals(from: &Credential, to: &Credential) -> (String, String) {
+    let (client, server) = handshake(from, to).await;
+    let text = |error: Option<HandshakeError>| error.map_or("accepted".into(), |e| e.to_string());
+    (text(client.err()), text(server.err()))
+}
+
+#[tokio::test]
+async fn two_workloads_of_one_mesh_know_each_other() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let (client, server) =
+        handshake(&ca.credential(&web()).unwrap(), &ca.credential(&cart()).unwrap()).await;
+    let (client, server) = (client.unwrap(), server.unwrap());
+    let seen_by_client = client.get_ref().1.peer_certificates().unwrap();
+    let seen_by_server = server.get_ref().1.peer_certificates().unwrap();
+    assert_eq!(expect_peer(seen_by_client, &[cart()]), Ok(cart()));
+    assert_eq!(peer_identity(seen_by_server), Ok(web()));
+}
+
+#[tokio::test]
+async fn a_tunnel_is_http2_over_tls13_with_the_hybrid_exchange_and_aes128() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let (client, _) =
+        handshake(&ca.credential(&web()).unwrap(), &ca.credential(&cart()).unwrap()).await;
+    let client = client.unwrap();
+    let connection = client.get_ref().1;
+    assert_eq!(connection.alpn_protocol(), Some(&b"h2"[..]));
+    assert_eq!(connection.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+    let group = connection.negotiated_key_exchange_group().unwrap().name();
+    assert_eq!(group, NamedGroup::X25519MLKEM768);
+    let suite = connection.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(suite, tls::provider().cipher_suites[0].suite());
+    assert_ne!(suite, CipherSuite::TLS13_AES_256_GCM_SHA384);
+}
+
+#[tokio::test]
+async fn somebody_else_at_the_address_is_not_whom_we_expect() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let (client, _) =
+        handshake(&ca.credential(&web()).unwrap(), &ca.credential(&cart()).unwrap()).await;
+    let client = client.unwrap();
+    let pay = name("spiffe://cluster.local/ns/shop/sa/pay");
+    let error = expect_peer(client.get_ref().1.peer_certificates().unwrap(), &[web(), pay]);
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "the peer is spiffe://cluster.local/ns/shop/sa/cart, expected \
+         spiffe://cluster.local/ns/shop/sa/web or spiffe://cluster.local/ns/shop/sa/pay"
+    );
+}
+
+#[tokio::test]
+async fn the_second_handshake_is_resumed_and_the_identity_still_known() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let (from, to) = (ca.credential(&web()).unwrap(), ca.credential(&cart()).unwrap());
+    for expected in [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed] {
+        let (client, server) = handshake(&from, &to).await;
+        let (client, server) = (client.unwrap(), server.unwrap());
+        let (client, server) = (client.get_ref().1, server.get_ref().1);
+        assert_eq!(client.handshake_kind(), Some(expected));
+        assert_eq!(expect_peer(client.peer_certificates().unwrap(), &[cart()]), Ok(cart()));
+        assert!(expect_peer(client.peer_certificates().unwrap(), &[web()]).is_err());
+        assert_eq!(peer_identity(server.peer_certificates().unwrap()), Ok(web()));
+    }
+}
+
+#[tokio::test]
+async fn a_session_does_not_carry_over_to_another_identity_at_the_same_address() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let from = ca.credential(&web()).unwrap();
+    handshake(&from, &ca.credential(&cart()).unwrap()).await.0.unwrap();
+    let pay = name("spiffe://cluster.local/ns/shop/sa/pay");
+    let (client, _) = handshake(&from, &ca.credential(&pay).unwrap()).await;
+    let client = client.unwrap();
+    assert_eq!(client.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+    assert_eq!(peer_identity(client.get_ref().1.peer_certificates().unwrap()), Ok(pay));
+}
+
+#[tokio::test]
+async fn a_client_of_another_trust_domain_is_refused() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let other = name("spiffe://other.example/ns/shop/sa/web");
+    let (from, to) = (ca.credential(&other).unwrap(), ca.credential(&cart()).unwrap());
+    let (client, server) = refusals(&from, &to).await;
+    assert_eq!(
+        server,
+        "the peer is spiffe://other.example/ns/shop/sa/web, whose trust domain is not trusted by \
+         spiffe://cluster.local/ns/shop/sa/cart"
+    );
+    assert_eq!(client, "the peer refused the handshake: it does not accept our identity");
+}
+
+#[tokio::test]
+async fn a_client_of_an_aliased_trust_domain_is_accepted() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let other = name("spiffe://other.example/ns/shop/sa/web");
+    let to = ca.credential_valid(&cart(), from_now(-1, 1), &["other.example".into()]).unwrap();
+    let accepted = ("accepted".into(), "accepted".into());
+    assert_eq!(refusals(&ca.credential(&other).unwrap(), &to).await, accepted);
+}
+
+#[tokio::test]
+async fn a_server_of_another_authority_is_unknown() {
+    let (ours, theirs) =
+        (LocalCa::new("cluster.local").unwrap(), LocalCa::new("cluster.local").unwrap());
+    let (from, to) = (ours.credential(&web()).unwrap(), theirs.credential(&cart()).unwrap());
+    let (client, server) = refusals(&from, &to).await;
+    assert_eq!(client, "the peer's certificate is signed by an unknown authority");
+    assert_eq!(
+        server,
+        "the peer refused the handshake: it does not know the authority of our certificate"
+    );
+}
+
+#[tokio::test]
+async fn a_client_of_another_authority_is_unknown() {
+    let ours = LocalCa::new("cluster.local").unwrap();
+    // The client trusts both, so that it is the server that refuses.
+    let theirs = LocalCa::new("cluster.local").unwrap().trusting(&ours);
+    let (from, to) = (theirs.credential(&web()).unwrap(), ours.credential(&cart()).unwrap());
+    let (client, server) = refusals(&from, &to).await;
+    assert_eq!(server, "the peer's certificate is signed by an unknown authority");
+    assert_eq!(
+        client,
+        "the peer refused the handshake: it does not know the authority of our certificate"
+    );
+}
+
+#[tokio::test]
+async fn two_roots_in_the_bundle_bridge_a_rotation() {
+    let old = LocalCa::new("cluster.local").unwrap();
+    let new = LocalCa::new("cluster.local").unwrap().trusting(&old);
+    let old = old.trusting(&new);
+    let (before, after) = (old.credential(&web()).unwrap(), new.credential(&cart()).unwrap());
+    let accepted = ("accepted".to_owned(), "accepted".to_owned());
+    assert_eq!(refusals(&before, &after).await, accepted);
+    assert_eq!(refusals(&after, &before).await, accepted);
+    assert_eq!(before.roots().len(), 2);
+}
+
+#[tokio::test]
+async fn an_expired_server_is_refused() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let to = ca.credential_valid(&cart(), from_now(-2, -1), &[]).unwrap();
+    let (client, server) = refusals(&ca.credential(&web()).unwrap(), &to).await;
+    assert_eq!(client, "the peer's certificate has expired");
+    assert_eq!(server, "the peer refused the handshake: our certificate has expired by its clock");
+}
+
+#[tokio::test]
+async fn an_expired_client_is_refused() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let from = ca.credential_valid(&web(), from_now(-2, -1), &[]).unwrap();
+    let (client, server) = refusals(&from, &ca.credential(&cart()).unwrap()).await;
+    assert_eq!(server, "the peer's certificate has expired");
+    assert_eq!(client, "the peer refused the handshake: our certificate has expired by its clock");
+}
+
+#[tokio::test]
+async fn a_client_whose_validity_has_not_begun_is_refused() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let from = ca.credential_valid(&web(), from_now(1, 2), &[]).unwrap();
+    let (_, server) = refusals(&from, &ca.credential(&cart()).unwrap()).await;
+    assert_eq!(server, "the peer's certificate is not valid yet");
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_is_refused() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let to = ca.credential(&cart()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(to.roots()[0].clone()).unwrap();
+    let bare = rustls::ClientConfig::builder_with_provider(tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(verifier::ServerVerifier::new(Arc::new(roots)))
+        .with_no_client_auth();
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let address = ServerName::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
+    let connector = TlsConnector::from(Arc::new(bare));
+    let (_, server) = tokio::join!(
+        connector.connect(address, near),
+        TlsAcceptor::from(to.server_config()).accept(far)
+    );
+    let error = HandshakeError::from(server.unwrap_err());
+    assert!(matches!(error, HandshakeError::NoCertificate), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_tls_is_named() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let to = ca.credential(&cart()).unwrap();
+    let (mut near, far) = tokio::io::duplex(64 * 1024);
+    near.write_all(b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n").await.unwrap();
+    let error = TlsAcceptor::from(to.server_config()).accept(far).await.unwrap_err();
+    let error = HandshakeError::from(error);
+    assert!(matches!(error, HandshakeError::Protocol { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_peer_that_hangs_up_is_named() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let to = ca.credential(&cart()).unwrap();
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    drop(near);
+    let error = TlsAcceptor::from(to.server_config()).accept(far).await.unwrap_err();
+    let error = HandshakeError::from(error);
+    assert!(matches!(error, HandshakeError::Closed), "{error:?}");
+}

@@ -1,0 +1,102 @@
+//! A certificate authority in this process's memory.
+//!
+//! For a dedicated host that is a mesh of its own, and for tests: the root lives as long as the value, and nobody
+//! outside can join. The control plane's authority, which keeps its root, is `pilot::ca`.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    Authority, AuthorityError, BoxFuture, CaError, CertificateSource, Credential, IssueError,
+    Spiffe, Validity, key::RequestedKey,
+};
+
+/// The root outlives every process.
+const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// What [`LocalCa::credential`] asks for: the default of the certificate service.
+const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// A self-signed root in memory that issues to whoever has a reference to it.
+pub struct LocalCa {
+    authority: Authority,
+    /// Sent as the last element of every chain: our root, and others that are trusted beside it.
+    root_bundle_pem: String,
+}
+
+impl LocalCa {
+    /// Makes a new root. The trust domain is its subject; names of other trust domains are signed as well.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Make`] when the random source or the library fails.
+    pub fn new(trust_domain: &str) -> Result<Self, AuthorityError> {
+        let validity = Validity::starting(SystemTime::now(), Duration::ZERO, ROOT_LIFETIME);
+        let authority = Authority::create(trust_domain, validity)?;
+        let root_bundle_pem = authority.root_pem().into();
+        Ok(Self { authority, root_bundle_pem })
+    }
+
+    /// Makes those who get certificates from here trust the root of `other` too.
+    #[must_use]
+    pub fn trusting(mut self, other: &Self) -> Self {
+        self.root_bundle_pem.push_str(other.root_pem());
+        self
+    }
+
+    /// The root certificate, in PEM.
+    pub fn root_pem(&self) -> &str {
+        self.authority.root_pem()
+    }
+
+    /// A credential for `who`, valid for a day from now.
+    ///
+    /// # Errors
+    /// [`IssueError`] when the random source or the library fails.
+    pub fn credential(&self, who: &Spiffe) -> Result<Credential, IssueError> {
+        let now = SystemTime::now();
+        self.credential_valid(who, Validity::starting(now, Duration::ZERO, LEAF_LIFETIME), &[])
+    }
+
+    /// A credential with the given validity, which may lie in the past, that as a server also accepts clients of
+    /// the trust domains in `aliases`.
+    ///
+    /// # Errors
+    /// As [`LocalCa::credential`].
+    pub fn credential_valid(
+        &self,
+        who: &Spiffe,
+        validity: Validity,
+        aliases: &[String],
+    ) -> Result<Credential, IssueError> {
+        let key = RequestedKey::generate(who)?;
+        let chain = self.chain(&key.csr_pem(), who, validity)?;
+        let within = validity.not_before;
+        Credential::assemble(&key, &chain, who, &Arc::from(aliases), within)
+    }
+
+    fn chain(
+        &self,
+        csr_pem: &str,
+        who: &Spiffe,
+        validity: Validity,
+    ) -> Result<Vec<String>, CaError> {
+        let mut chain = self.authority.sign(csr_pem, who, validity)?;
+        if let Some(root) = chain.last_mut() {
+            root.clone_from(&self.root_bundle_pem);
+        }
+        Ok(chain)
+    }
+}
+
+impl CertificateSource for LocalCa {
+    fn issue<'a>(
+        &'a self,
+        csr_pem: String,
+        who: &'a Spiffe,
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<Vec<String>, CaError>> {
+        let validity = Validity::starting(SystemTime::now(), Duration::ZERO, lifetime);
+        Box::pin(async move { self.chain(&csr_pem, who, validity) })
+    }
+}

@@ -1,0 +1,139 @@
+//! Where certificates come from, and why one does not come.
+
+use std::{io, path::PathBuf, pin::Pin, time::Duration};
+
+use super::{ChainError, HandshakeError, KeyError, SignError, Spiffe};
+
+/// A boxed future, for a trait that is used as an object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A certificate authority as its clients see it.
+pub trait CertificateSource: Send + Sync {
+    /// Asks for a certificate for the key of `csr_pem` under the name `who`.
+    ///
+    /// The answer is `cert_chain` of the certificate service: leaf, intermediates, and last the bundle of roots.
+    /// It is not checked yet.
+    fn issue<'a>(
+        &'a self,
+        csr_pem: String,
+        who: &'a Spiffe,
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<Vec<String>, CaError>>;
+}
+
+/// Why an identity got no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// The key could not be made or used: a fault of this machine.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The certificate authority gave none.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// What the certificate authority sent does not pass.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// TLS did not take the material.
+    #[error("building the TLS configuration of {who}")]
+    Tls {
+        /// Whose.
+        who: Spiffe,
+        /// What rustls says.
+        source: rustls::Error,
+    },
+}
+
+/// Why the certificate authority gave no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// Our configuration: the address is not one of a server.
+    #[error("`{address}` is not the address of a certificate authority: {reason}")]
+    Address {
+        /// As configured.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Our configuration: a file cannot be read.
+    #[error("reading {}", .path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// Our configuration: the roots for the connection to the certificate authority are not PEM certificates.
+    #[error("{origin} has no usable root certificate for {address}: {reason}")]
+    Roots {
+        /// The file, or `the configuration`.
+        origin: String,
+        /// For whom.
+        address: String,
+        /// What the parser found.
+        reason: String,
+    },
+    /// Our configuration: the token that proves who we are is empty or has characters that no header may have.
+    #[error("the token in {} cannot be sent: {reason}", .path.display())]
+    Token {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The network: no connection.
+    #[error("cannot connect to the certificate authority at {address}: {reason}")]
+    Connect {
+        /// As configured.
+        address: String,
+        /// What the innermost error says.
+        reason: String,
+    },
+    /// The TLS handshake with the certificate authority failed; the source says on whose side.
+    #[error("the TLS handshake with the certificate authority at {address} failed")]
+    Tls {
+        /// As configured.
+        address: String,
+        /// Why.
+        source: HandshakeError,
+    },
+    /// The certificate authority did not answer in time.
+    #[error("no answer from the certificate authority at {address} within {limit:?}")]
+    Timeout {
+        /// As configured.
+        address: String,
+        /// How long we waited.
+        limit: Duration,
+    },
+    /// The certificate authority does not accept our token, or not for this identity. Istio's answers the second as
+    /// the first, and for a pod so new that it has not seen it.
+    #[error("the certificate authority does not let this node act for {who}: {message}")]
+    Denied {
+        /// For whom we asked.
+        who: Spiffe,
+        /// What it says.
+        message: String,
+    },
+    /// The certificate authority refuses the request itself.
+    #[error("the certificate authority refused the request for {who} ({code}): {message}")]
+    Rejected {
+        /// For whom we asked.
+        who: Spiffe,
+        /// The gRPC status.
+        code: &'static str,
+        /// What it says.
+        message: String,
+    },
+    /// The certificate authority has a fault, or is overloaded or shutting down.
+    #[error("the certificate authority at {address} failed ({code}): {message}")]
+    Unavailable {
+        /// As configured.
+        address: String,
+        /// The gRPC status.
+        code: &'static str,
+        /// What it says.
+        message: String,
+    },
+    /// The authority in this process did not sign.
+    #[error("the local authority did not sign")]
+    Local(#[from] SignError),
+}
