@@ -8,9 +8,12 @@ mod credential;
 mod handshake_error;
 #[cfg(test)]
 mod handshake_tests;
+mod identities;
 mod key;
 mod local_ca;
 mod peer;
+mod renewal;
+mod schedule;
 mod source;
 mod spiffe;
 mod tls;
@@ -20,8 +23,10 @@ pub use authority::{Authority, AuthorityError, ServerCertificate, SignError, Val
 pub use chain::ChainError;
 pub use credential::Credential;
 pub use handshake_error::HandshakeError;
+pub use identities::{CertificateState, Identities, IdentityConfig, Unavailable};
 pub use key::KeyError;
 pub use local_ca::LocalCa;
 pub use peer::{PeerError, expect_peer, peer_identity};
+pub use renewal::{Jitter, Renewal};
 pub use source::{BoxFuture, CaError, CertificateSource, IssueError};
 pub use spiffe::{Spiffe, SpiffeError};

@@ -41,6 +41,12 @@ pub enum IssueError {
         /// What rustls says.
         source: rustls::Error,
     },
+    /// The request ended without an answer: a bug in the [`CertificateSource`].
+    #[error("the request ended abnormally: {reason}")]
+    Aborted {
+        /// How.
+        reason: String,
+    },
 }
 
 /// Why the certificate authority gave no certificate.
