@@ -1,0 +1,134 @@
+//! The servers of the load tool.
+//!
+//! In: addresses. Out: nothing; they serve until the process ends. **echo** sends back what comes. **sink** reads to the end and
+//! answers with the count. **checksum** answers with the count and the sum of [`pattern`](super::pattern). **source** is told how
+//! many bytes of that pattern to send.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinSet, spawn_local};
+
+use super::pattern::{Checksum, Pattern};
+use super::pump::{READ_BYTES, pump};
+use super::threads;
+
+/// Where each server listens.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses {
+    /// Of the echo server.
+    pub echo: Vec<SocketAddr>,
+    /// Of the sink.
+    pub sink: Vec<SocketAddr>,
+    /// Of the sink that sums.
+    pub checksum: Vec<SocketAddr>,
+    /// Of the source.
+    pub source: Vec<SocketAddr>,
+}
+
+#[derive(Clone, Copy)]
+enum Role {
+    Echo,
+    Sink,
+    Checksum,
+    Source,
+}
+
+/// Serves on `count` threads until the process ends.
+///
+/// # Errors
+/// If an address cannot be listened on.
+pub fn serve(addresses: &Addresses, count: usize) -> Result<()> {
+    threads::run(count, async |_| {
+        let buffer = Rc::new(RefCell::new(vec![0; READ_BYTES]));
+        let mut acceptors = JoinSet::new();
+        for (role, list) in [
+            (Role::Echo, &addresses.echo),
+            (Role::Sink, &addresses.sink),
+            (Role::Checksum, &addresses.checksum),
+            (Role::Source, &addresses.source),
+        ] {
+            for address in list {
+                let listener = threads::listen(*address)?;
+                acceptors.spawn_local(accept(listener, role, Rc::clone(&buffer)));
+            }
+        }
+        while acceptors.join_next().await.is_some() {}
+        Ok(())
+    })
+    .map(drop)
+}
+
+async fn accept(listener: TcpListener, role: Role, buffer: Rc<RefCell<Vec<u8>>>) {
+    loop {
+        // Out of files, or a connection that was reset in the queue: the next one may do better.
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let buffer = Rc::clone(&buffer);
+        // A client that goes away ends its own connection and nothing else.
+        spawn_local(async move { answer(stream, role, &buffer).await.ok() });
+    }
+}
+
+async fn answer(mut stream: TcpStream, role: Role, buffer: &RefCell<Vec<u8>>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    match role {
+        Role::Echo => pump(&stream, &stream, buffer).await.map(drop),
+        Role::Sink => {
+            let count = drain(&stream, buffer, |_| ()).await?;
+            stream.write_u64(count).await
+        }
+        Role::Checksum => {
+            let mut sum = Checksum::new();
+            let count = drain(&stream, buffer, |bytes| sum.add(bytes)).await?;
+            stream.write_u64(count).await?;
+            stream.write_u64(sum.value()).await
+        }
+        Role::Source => send_pattern(&mut stream).await,
+    }
+}
+
+/// Reads to the end, shows each piece to `see`, and counts.
+async fn drain(
+    stream: &TcpStream,
+    buffer: &RefCell<Vec<u8>>,
+    mut see: impl FnMut(&[u8]),
+) -> io::Result<u64> {
+    let mut total = 0;
+    loop {
+        stream.readable().await?;
+        let mut buffer = buffer.borrow_mut();
+        match stream.try_read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(count) => {
+                see(&buffer[..count]);
+                total += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Sends as many bytes as the client's first eight bytes say, or plain bytes without end.
+async fn send_pattern(stream: &mut TcpStream) -> io::Result<()> {
+    let wanted = stream.read_u64().await?;
+    if wanted == super::bulk::ENDLESS {
+        let block = vec![0x5a; READ_BYTES];
+        loop {
+            stream.write_all(&block).await?;
+        }
+    }
+    let mut pattern = Pattern::new(wanted);
+    while let Some(block) = pattern.next_block() {
+        stream.write_all(block).await?;
+    }
+    stream.shutdown().await
+}
