@@ -1,0 +1,96 @@
+//! What a cluster shall consist of, as values.
+//!
+//! In: calls of the person who writes a test. Out: specifications that `cluster` builds and `manifests` writes as YAML.
+//! Nothing here touches the machine.
+
+/// Whether the pods of a namespace are in the mesh.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Dataplane {
+    /// `istio.io/dataplane-mode: ambient`: captured and given identities.
+    Ambient,
+    /// No label: left alone.
+    Outside,
+}
+
+/// A Kubernetes namespace.
+#[derive(Clone, Debug)]
+pub struct NamespaceSpec {
+    /// Its name.
+    pub name: String,
+    /// Whether its pods are in the mesh.
+    pub dataplane: Dataplane,
+}
+
+/// A pod.
+#[derive(Clone, Debug)]
+pub struct PodSpec {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name, also the value of its label `app`.
+    pub name: String,
+    /// The node it runs on: `a`, `b` …
+    pub node: String,
+    /// Its service account; its own name unless set.
+    pub service_account: String,
+}
+
+impl PodSpec {
+    /// Pod `namespace/name` on node `node`, with a service account of its own name.
+    ///
+    /// # Panics
+    /// If `path` has no slash.
+    pub fn new(path: &str, node: &str) -> PodSpec {
+        let (namespace, name) = path.split_once('/').expect("a pod is written namespace/name");
+        PodSpec {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            node: node.to_owned(),
+            service_account: name.to_owned(),
+        }
+    }
+
+    /// With another service account.
+    #[must_use]
+    pub fn service_account(self, service_account: &str) -> PodSpec {
+        PodSpec { service_account: service_account.to_owned(), ..self }
+    }
+
+    /// `namespace/name`.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A service in front of the pods whose label `app` has its name.
+#[derive(Clone, Debug)]
+pub struct ServiceSpec {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name, and the `app` it selects.
+    pub name: String,
+    /// Service port and target port.
+    pub ports: Vec<(u16, u16)>,
+}
+
+impl ServiceSpec {
+    /// Service `namespace/name`.
+    ///
+    /// # Panics
+    /// If `path` has no slash.
+    pub fn new(path: &str) -> ServiceSpec {
+        let (namespace, name) = path.split_once('/').expect("a service is written namespace/name");
+        ServiceSpec { namespace: namespace.to_owned(), name: name.to_owned(), ports: Vec::new() }
+    }
+
+    /// With port `port`, which leads to `target_port` of its pods.
+    #[must_use]
+    pub fn port(mut self, port: u16, target_port: u16) -> ServiceSpec {
+        self.ports.push((port, target_port));
+        self
+    }
+
+    /// `namespace/name`.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}

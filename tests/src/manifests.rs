@@ -1,0 +1,145 @@
+//! Writes Kubernetes manifests.
+//!
+//! In: specifications and the addresses the testbed gave them. Out: YAML text as a user would have it from `kubectl get`,
+//! reduced to the fields that a mesh reads. Which file it goes into is the cluster's matter.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::description::{Dataplane, NamespaceSpec, ServiceSpec};
+use crate::pod::Pod;
+
+/// A namespace.
+pub fn namespace(spec: &NamespaceSpec) -> String {
+    let mut yaml =
+        format!("---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: {}\n", spec.name);
+    match spec.dataplane {
+        Dataplane::Ambient => yaml.push_str("  labels:\n    istio.io/dataplane-mode: ambient\n"),
+        Dataplane::Outside => {}
+    }
+    yaml
+}
+
+/// A node.
+pub fn node(name: &str, ip: IpAddr) -> String {
+    format!(
+        "\
+---
+apiVersion: v1
+kind: Node
+metadata:
+  name: {name}
+  labels:
+    kubernetes.io/hostname: {name}
+status:
+  addresses:
+  - type: InternalIP
+    address: {ip}
+"
+    )
+}
+
+/// A service account.
+pub fn service_account(namespace: &str, name: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {name}\n  namespace: {namespace}\n"
+    )
+}
+
+/// A running pod that is ready.
+pub fn pod(pod: &Pod) -> String {
+    format!(
+        "\
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {name}
+  namespace: {namespace}
+  uid: {uid}
+  labels:
+    app: {name}
+spec:
+  nodeName: {node}
+  serviceAccountName: {service_account}
+  containers:
+  - name: main
+    image: testbed
+status:
+  phase: Running
+  hostIP: {host_ip}
+  podIP: {ip4}
+  podIPs:
+  - ip: {ip4}
+  - ip: {ip6}
+  conditions:
+  - type: Ready
+    status: \"True\"
+",
+        name = pod.spec().name,
+        namespace = pod.spec().namespace,
+        uid = pod.uid(),
+        node = pod.node_name(),
+        service_account = pod.spec().service_account,
+        host_ip = pod.host_ip(),
+        ip4 = pod.ip4(),
+        ip6 = pod.ip6(),
+    )
+}
+
+/// A service of both address families.
+pub fn service(spec: &ServiceSpec, ip4: Ipv4Addr, ip6: Ipv6Addr) -> String {
+    let mut yaml = format!(
+        "\
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: {name}
+  namespace: {namespace}
+spec:
+  selector:
+    app: {name}
+  clusterIP: {ip4}
+  clusterIPs:
+  - {ip4}
+  - \"{ip6}\"
+  ipFamilies:
+  - IPv4
+  - IPv6
+  ipFamilyPolicy: RequireDualStack
+  ports:
+",
+        name = spec.name,
+        namespace = spec.namespace,
+    );
+    for (port, target_port) in &spec.ports {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            yaml,
+            "  - name: tcp-{port}\n    port: {port}\n    targetPort: {target_port}\n    protocol: TCP\n"
+        );
+    }
+    yaml
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_ambient_namespace_carries_the_label() {
+        let yaml = |dataplane| namespace(&NamespaceSpec { name: "shop".to_owned(), dataplane });
+        assert!(yaml(Dataplane::Ambient).contains("istio.io/dataplane-mode: ambient"));
+        assert!(!yaml(Dataplane::Outside).contains("labels"));
+    }
+
+    #[test]
+    fn a_service_lists_its_ports_with_their_targets() {
+        let spec = ServiceSpec::new("shop/cart").port(80, 8080).port(81, 9090);
+        let yaml = service(&spec, Ipv4Addr::new(10, 1, 128, 1), Ipv6Addr::LOCALHOST);
+        assert!(yaml.ends_with(
+            "  - name: tcp-80\n    port: 80\n    targetPort: 8080\n    protocol: TCP\n  - name: tcp-81\n    port: 81\n    targetPort: 9090\n    protocol: TCP\n"
+        ));
+    }
+}

@@ -1,0 +1,262 @@
+//! A pod of the testbed: where it is, and what can be run in it.
+//!
+//! In: a specification and the place the cluster gave it. Out: addresses, and programs that run as if they were the pod's own.
+//! Pods know nothing of the mesh; the daemon is told about them by `cluster`.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::process::Output;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::binaries;
+use crate::command::text;
+use crate::description::PodSpec;
+use crate::load::Report;
+use crate::plan::Plan;
+use crate::process::{Place, Process};
+
+/// A pod that exists.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    spec: PodSpec,
+    plan: Plan,
+    node: u8,
+    host: u8,
+    serial: u32,
+    place: Place,
+}
+
+impl Pod {
+    /// A pod at host `host` of node `node`; `serial` tells apart pods that have had the same name.
+    pub(crate) fn new(
+        spec: PodSpec,
+        plan: Plan,
+        (node, host): (u8, u8),
+        serial: u32,
+        place: Place,
+    ) -> Pod {
+        Pod { spec, plan, node, host, serial, place }
+    }
+
+    /// What was asked for.
+    pub fn spec(&self) -> &PodSpec {
+        &self.spec
+    }
+
+    /// Its IPv4 address.
+    pub fn ip4(&self) -> Ipv4Addr {
+        self.plan.pod_ip4(self.node, self.host)
+    }
+
+    /// Its IPv6 address.
+    pub fn ip6(&self) -> Ipv6Addr {
+        self.plan.pod_ip6(self.node, self.host)
+    }
+
+    /// Both addresses.
+    pub fn ips(&self) -> [IpAddr; 2] {
+        [self.ip4().into(), self.ip6().into()]
+    }
+
+    /// Its node's address on the fabric.
+    pub fn host_ip(&self) -> Ipv4Addr {
+        self.plan.node_ip4(self.node)
+    }
+
+    /// Its node's name in Kubernetes.
+    pub fn node_name(&self) -> String {
+        format!("node-{}", self.spec.node)
+    }
+
+    /// Which host it is among its node's.
+    pub(crate) fn host(&self) -> u8 {
+        self.host
+    }
+
+    /// Its Kubernetes uid.
+    pub fn uid(&self) -> String {
+        format!("00000000-0000-4000-8000-{:04x}{:08x}", self.plan.number(), self.serial)
+    }
+
+    /// The name of its network namespace.
+    pub fn netns(&self) -> &str {
+        &self.place.netns
+    }
+
+    /// Its place, to run programs with settings of their own.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// What the daemon is told about it.
+    pub fn registration(&self) -> Value {
+        json!({
+            "uid": self.uid(),
+            "namespace": self.spec.namespace,
+            "name": self.spec.name,
+            "serviceAccount": self.spec.service_account,
+            "netns": format!("/run/netns/{}", self.netns()),
+            "ips": self.ips(),
+        })
+    }
+
+    /// Runs `words` to their end; an unsuccessful end is not an error.
+    ///
+    /// # Errors
+    /// If the program cannot be started.
+    pub fn run(&self, words: &[&str]) -> Result<Output> {
+        self.place.run(words)
+    }
+
+    /// Runs `words` and gives what they said on standard output.
+    ///
+    /// # Errors
+    /// If they cannot be started or do not succeed.
+    pub fn ask(&self, words: &[&str]) -> Result<String> {
+        let output = self.run(words)?;
+        let said = text(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "in pod {}: `{}`: {}: {}",
+            self.spec.path(),
+            words.join(" "),
+            output.status,
+            said.trim()
+        );
+        Ok(text(&output.stdout))
+    }
+
+    /// Starts `words`; the log is named after the pod and `name`.
+    ///
+    /// # Errors
+    /// If the program cannot be started.
+    pub fn spawn(&self, name: &str, words: &[&str]) -> Result<Process> {
+        self.spawn_with(name, words, &[])
+    }
+
+    /// Starts `words` with environment `variables`.
+    ///
+    /// # Errors
+    /// If the program cannot be started.
+    pub fn spawn_with(
+        &self,
+        name: &str,
+        words: &[&str],
+        variables: &[(&str, OsString)],
+    ) -> Result<Process> {
+        self.place.spawn(&format!("{}-{name}", self.netns()), words, variables)
+    }
+
+    /// Starts nginx on port 80, with `page` as its front page and the client's address in header `X-Client`.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn nginx(&self, page: &str) -> Result<Process> {
+        let folder = self.folder("nginx")?;
+        fs::write(folder.join("index.html"), page)?;
+        let config = format!(
+            "worker_processes 1; daemon off; user root; pid {dir}/pid; error_log stderr notice;\n\
+             events {{ worker_connections 4096; }}\n\
+             http {{ access_log {dir}/access.log; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;\n\
+             fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;\n\
+             server {{ listen 80; listen [::]:80; root {dir}; add_header X-Client $remote_addr; }} }}\n",
+            dir = folder.display()
+        );
+        let path = folder.join("nginx.conf");
+        fs::write(&path, config)?;
+        let words =
+            ["nginx", "-c", &path.display().to_string(), "-p", &folder.display().to_string()];
+        let mut nginx = self.spawn("nginx", &words)?;
+        nginx.wait_listening(80)?;
+        Ok(nginx)
+    }
+
+    /// Starts redis on port 6379, keeping nothing on disk.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn redis(&self) -> Result<Process> {
+        let words = [
+            "redis-server",
+            "--port",
+            "6379",
+            "--bind",
+            "0.0.0.0",
+            "::",
+            "--protected-mode",
+            "no",
+            "--save",
+            "",
+        ];
+        let mut redis = self.spawn("redis", &words)?;
+        redis.wait_listening(6379)?;
+        Ok(redis)
+    }
+
+    /// Starts iperf3's server on port 5201.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn iperf3(&self) -> Result<Process> {
+        let mut iperf3 = self.spawn("iperf3", &["iperf3", "--server"])?;
+        iperf3.wait_listening(5201)?;
+        Ok(iperf3)
+    }
+
+    /// Starts our load tool's servers: echo on 7000, sink on 7001, source on 7002, checksum on 7003, on every address.
+    ///
+    /// # Errors
+    /// If they do not come up.
+    pub fn load_servers(&self) -> Result<Process> {
+        self.load_servers_on(None)
+    }
+
+    /// As [`Pod::load_servers`], on one CPU.
+    ///
+    /// # Errors
+    /// If they do not come up.
+    pub fn load_servers_on(&self, cpu: Option<u8>) -> Result<Process> {
+        let load = binaries::ours("load")?.display().to_string();
+        let addresses = [
+            "--echo",
+            "[::]:7000",
+            "--sink",
+            "[::]:7001",
+            "--source",
+            "[::]:7002",
+            "--checksum",
+            "[::]:7003",
+        ];
+        let words = [[&load, "serve"].as_slice(), &addresses].concat();
+        let mut servers =
+            self.place.on_cpu(cpu).spawn(&format!("{}-load", self.netns()), &words, &[])?;
+        for port in 7000..=7003 {
+            servers.wait_listening(port)?;
+        }
+        Ok(servers)
+    }
+
+    /// Runs a client of our load tool for as long as its own default says.
+    ///
+    /// # Errors
+    /// If it does not end with a report.
+    pub fn load(&self, job: &str, to: &str, options: &[&str]) -> Result<Report> {
+        let load = binaries::ours("load")?.display().to_string();
+        let said = self.ask(&[&[&load, job, "--to", to], options].concat())?;
+        serde_json::from_str(&said).with_context(|| format!("reading the report {said:?}"))
+    }
+
+    /// A folder for the files of a program of this pod.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn folder(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.plan.dir().join("pods").join(self.netns()).join(name);
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        Ok(folder)
+    }
+}
