@@ -9,4 +9,5 @@ pub mod identity;
 pub mod policy;
 pub mod store;
 pub mod telemetry;
+pub mod wire;
 pub mod xds;
