@@ -1,0 +1,174 @@
+//! All policies, found by what they apply to.
+//!
+//! In: policies that come and go. Out: those that apply to one workload, without a look at the others. A clone shares
+//! everything, and a change copies only the path to what changed.
+
+use std::sync::Arc;
+
+use imbl::{HashMap, OrdMap};
+
+use super::{Destination, Policy, Scope};
+
+/// Policies of one scope by key, in the order of their keys.
+type ByKey = OrdMap<Arc<str>, Arc<Policy>>;
+
+/// Every policy of the mesh.
+#[derive(Clone, Debug, Default)]
+pub struct Policies {
+    by_key: HashMap<Arc<str>, Arc<Policy>>,
+    global: ByKey,
+    by_namespace: HashMap<Arc<str>, ByKey>,
+}
+
+impl Policies {
+    /// Adds a policy, in place of one with the same key.
+    pub fn insert(&mut self, policy: Policy) {
+        let policy = Arc::new(policy);
+        self.remove(&policy.key);
+        self.by_key.insert(policy.key.clone(), policy.clone());
+        match policy.scope {
+            Scope::Global => {
+                self.global.insert(policy.key.clone(), policy);
+            }
+            Scope::Namespace => {
+                let namespace = self.by_namespace.entry(policy.namespace.clone()).or_default();
+                namespace.insert(policy.key.clone(), policy);
+            }
+            Scope::WorkloadSelector => {}
+        }
+    }
+
+    /// Removes the policy `<namespace>/<name>`, if it is there.
+    pub fn remove(&mut self, key: &str) {
+        let Some(policy) = self.by_key.remove(key) else { return };
+        match policy.scope {
+            Scope::Global => {
+                self.global.remove(key);
+            }
+            Scope::Namespace => {
+                if let Some(namespace) = self.by_namespace.get_mut(&policy.namespace) {
+                    namespace.remove(key);
+                    if namespace.is_empty() {
+                        self.by_namespace.remove(&policy.namespace);
+                    }
+                }
+            }
+            Scope::WorkloadSelector => {}
+        }
+    }
+
+    /// The policy `<namespace>/<name>`.
+    pub fn get(&self, key: &str) -> Option<&Arc<Policy>> {
+        self.by_key.get(key)
+    }
+
+    /// Every policy, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.by_key.values()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    /// Whether nothing changed between the two: then a decision made with the one holds with the other.
+    pub fn same(&self, other: &Self) -> bool {
+        self.by_key.ptr_eq(&other.by_key)
+    }
+
+    /// The policies that apply to a workload: global ones, those of its namespace, those it names.
+    pub fn applying<'a>(&'a self, to: Destination<'a>) -> impl Iterator<Item = &'a Arc<Policy>> {
+        let namespace = self.by_namespace.get(to.namespace).into_iter().flat_map(OrdMap::values);
+        // What applies anyway does not apply twice because it is also named.
+        let applies_anyway = move |policy: &Policy| match policy.scope {
+            Scope::Global => true,
+            Scope::Namespace => *policy.namespace == *to.namespace,
+            Scope::WorkloadSelector => false,
+        };
+        let named = to.policies.iter().filter_map(|key| self.by_key.get(key));
+        let named = named.filter(move |policy| !applies_anyway(policy));
+        self.global.values().chain(namespace).chain(named)
+    }
+
+    /// The first policy that a workload names and that is not here.
+    pub fn missing<'a>(&self, to: Destination<'a>) -> Option<&'a Arc<str>> {
+        to.policies.iter().find(|key| !self.by_key.contains_key(*key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Action, Mode},
+        *,
+    };
+
+    fn policy(key: &str, scope: Scope) -> Policy {
+        let (namespace, name) = key.split_once('/').unwrap();
+        Policy {
+            key: key.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            scope,
+            action: Action::Allow,
+            mode: Mode::Enforce,
+            rules: Box::default(),
+        }
+    }
+
+    fn check(policies: &Policies, namespace: &str, named: &[&str], expected: &[&str]) {
+        let named: Vec<Arc<str>> = named.iter().map(|key| (*key).into()).collect();
+        let to = Destination { namespace, policies: &named };
+        let found: Vec<&str> = policies.applying(to).map(|policy| &*policy.key).collect();
+        assert_eq!(found, expected, "{namespace} {named:?}");
+    }
+
+    fn some() -> Policies {
+        let mut policies = Policies::default();
+        policies.insert(policy("root/all", Scope::Global));
+        policies.insert(policy("shop/ns", Scope::Namespace));
+        policies.insert(policy("shop/sel", Scope::WorkloadSelector));
+        policies.insert(policy("bank/ns", Scope::Namespace));
+        policies
+    }
+
+    #[test]
+    fn a_workload_has_global_policies_those_of_its_namespace_and_those_it_names() {
+        check(&some(), "shop", &[], &["root/all", "shop/ns"]);
+        check(&some(), "shop", &["shop/sel"], &["root/all", "shop/ns", "shop/sel"]);
+        check(&some(), "bank", &["shop/sel"], &["root/all", "bank/ns", "shop/sel"]);
+        check(&some(), "other", &[], &["root/all"]);
+    }
+
+    #[test]
+    fn a_named_policy_that_applies_anyway_applies_once() {
+        check(&some(), "shop", &["root/all", "shop/ns"], &["root/all", "shop/ns"]);
+    }
+
+    #[test]
+    fn a_replaced_policy_leaves_its_former_scope() {
+        let mut policies = some();
+        policies.insert(policy("shop/ns", Scope::WorkloadSelector));
+        policies.insert(policy("root/all", Scope::Namespace));
+        check(&policies, "shop", &[], &[]);
+        check(&policies, "root", &["shop/ns"], &["root/all", "shop/ns"]);
+        assert_eq!(policies.len(), 4);
+    }
+
+    #[test]
+    fn a_removed_policy_is_missing_where_it_is_named() {
+        let mut policies = some();
+        policies.remove("shop/sel");
+        policies.remove("shop/never-was");
+        let named = ["shop/sel".into()];
+        let to = Destination { namespace: "shop", policies: &named };
+        assert_eq!(policies.missing(to).map(|key| &**key), Some("shop/sel"));
+        assert_eq!(some().missing(to), None);
+    }
+}
