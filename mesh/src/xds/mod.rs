@@ -1,1 +1,18 @@
-//! xds.
+//! Configuration comes in here: workloads, services and policies by delta xDS, from whichever server is configured.
+//!
+//! In: an [`XdsConfig`]. Out: batches applied to the [`Store`](crate::store::Store), and an [`XdsStatus`] to watch.
+//! [`Session`] decides what to say and does no I/O; [`run`] carries it. Nothing on a connection's path waits for
+//! this module: when the server is away, the store stays as it is.
+
+mod backoff;
+mod client;
+#[cfg(test)]
+mod client_tests;
+mod config;
+mod session;
+mod status;
+
+pub use client::run;
+pub use config::{Roots, ServerConfig, ServerError, Token, XdsConfig};
+pub use session::{Handled, Rejected, ResourceType, Session};
+pub use status::{TypeStatus, XdsStatus};
