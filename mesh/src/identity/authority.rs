@@ -11,10 +11,12 @@ use std::{
 use rand::RngCore;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
     SubjectPublicKeyInfo,
 };
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, pem::PemObject};
+use rustls_pki_types::{
+    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject,
+};
 use x509_parser::{
     certificate::X509Certificate, certification_request::X509CertificationRequest,
     prelude::FromDer, public_key::PublicKey,
@@ -112,69 +114,79 @@ pub enum SignError {
 /// A root key and certificate.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    root_pem: String,
+    /// The last element of every chain: our own root first, and others that are trusted beside it.
+    roots_pem: String,
     root_not_after: SystemTime,
 }
 
 /// A server certificate with its key, for a listener of our own.
 pub struct ServerCertificate {
-    /// The leaf, in PEM.
-    pub certificate_pem: String,
-    /// PKCS#8, in PEM.
-    pub key_pem: String,
+    /// The leaf.
+    pub certificate: CertificateDer<'static>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
 }
 
 impl Authority {
-    /// Makes a new self-signed ECDSA P-256 root; `organization` becomes its subject.
+    /// Makes a new ECDSA P-256 key and a self-signed root for it; `organization` becomes its subject.
     ///
     /// # Errors
     /// [`AuthorityError::Make`] when the random source or the library fails.
     pub fn create(organization: &str, validity: Validity) -> Result<Self, AuthorityError> {
-        let make = |source| AuthorityError::Make { source };
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(make)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, organization);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
-        params.serial_number = Some(serial());
-        params.not_before = validity.not_before.into();
-        params.not_after = validity.not_after.into();
-        let root = params.self_signed(&key).map_err(make)?;
-        let root_not_after = validity.not_after;
-        Ok(Self { root_pem: root.pem(), issuer: Issuer::new(params, key), root_not_after })
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
+            .map_err(|source| AuthorityError::Make { source })?;
+        Self::self_signed(key, organization, validity)
     }
 
-    /// Loads what [`Authority::key_pem`] and [`Authority::root_pem`] gave.
+    /// Makes a self-signed root for a key that [`Authority::key_pem`] gave.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Key`] when it is no such key; otherwise as [`Authority::create`].
+    pub fn certify(
+        key_pem: &str,
+        organization: &str,
+        validity: Validity,
+    ) -> Result<Self, AuthorityError> {
+        Self::self_signed(read_key(key_pem)?, organization, validity)
+    }
+
+    /// Loads a key and its certificate. More certificates may follow it: roots to trust besides, as while one root
+    /// takes the place of another.
     ///
     /// # Errors
     /// [`AuthorityError`] says which of the two is wrong, or that they do not belong together.
-    pub fn load(key_pem: &str, root_pem: &str) -> Result<Self, AuthorityError> {
+    pub fn load(key_pem: &str, roots_pem: &str) -> Result<Self, AuthorityError> {
         let unreadable = |reason: String| AuthorityError::Certificate { reason };
-        let key = KeyPair::from_pem(key_pem).map_err(|source| AuthorityError::Key { source })?;
-        let der = CertificateDer::from_pem_slice(root_pem.as_bytes())
+        let key = read_key(key_pem)?;
+        let roots: Vec<_> = CertificateDer::pem_slice_iter(roots_pem.as_bytes())
+            .collect::<Result<_, _>>()
             .map_err(|error| unreadable(error.to_string()))?;
+        let own = roots.first().ok_or_else(|| unreadable("no certificate in it".into()))?;
         let (_, root) =
-            X509Certificate::from_der(&der).map_err(|error| unreadable(error.to_string()))?;
+            X509Certificate::from_der(own).map_err(|error| unreadable(error.to_string()))?;
         if !root.is_ca() {
             return Err(AuthorityError::NotAnAuthority);
         }
-        if *root.public_key().raw != *rcgen::PublicKeyData::subject_public_key_info(&key) {
+        if *root.public_key().raw != *key.subject_public_key_info() {
             return Err(AuthorityError::KeyMismatch);
         }
         let root_not_after = system_time(root.validity().not_after);
         let issuer =
-            Issuer::from_ca_cert_der(&der, key).map_err(|error| unreadable(error.to_string()))?;
-        Ok(Self { issuer, root_pem: root_pem.into(), root_not_after })
+            Issuer::from_ca_cert_der(own, key).map_err(|error| unreadable(error.to_string()))?;
+        Ok(Self { issuer, roots_pem: roots_pem.into(), root_not_after })
     }
 
-    /// The root certificate, in PEM.
-    pub fn root_pem(&self) -> &str {
-        &self.root_pem
+    /// Adds roots that are trusted besides, in PEM.
+    pub fn trust(&mut self, roots_pem: &str) {
+        if !self.roots_pem.ends_with('\n') {
+            self.roots_pem.push('\n');
+        }
+        self.roots_pem.push_str(roots_pem);
+    }
+
+    /// The root certificate in PEM, and those that are trusted besides.
+    pub fn roots_pem(&self) -> &str {
+        &self.roots_pem
     }
 
     /// When the root certificate's validity ends.
@@ -189,7 +201,7 @@ impl Authority {
 
     /// Signs a workload's certificate for the key of `csr_pem`, usable on both sides of a tunnel.
     ///
-    /// The validity ends with the root's at the latest. The chain is leaf, root.
+    /// The validity ends with the root's at the latest. The chain is leaf, roots.
     ///
     /// # Errors
     /// [`SignError`] says what is wrong with the request.
@@ -206,7 +218,7 @@ impl Authority {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let leaf =
             params.signed_by(&key, &self.issuer).map_err(|source| SignError::Sign { source })?;
-        Ok(vec![leaf.pem(), self.root_pem.clone()])
+        Ok(vec![leaf.pem(), self.roots_pem.clone()])
     }
 
     /// Makes a key and a certificate for a server known by DNS names and addresses.
@@ -224,7 +236,32 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(sign)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(sign)?;
-        Ok(ServerCertificate { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        Ok(ServerCertificate { certificate: certificate.der().clone(), key: key.into() })
+    }
+
+    fn self_signed(
+        key: KeyPair,
+        organization: &str,
+        validity: Validity,
+    ) -> Result<Self, AuthorityError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, organization);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::CrlSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
+        params.serial_number = Some(serial());
+        params.not_before = validity.not_before.into();
+        params.not_after = validity.not_after.into();
+        let root = params.self_signed(&key).map_err(|source| AuthorityError::Make { source })?;
+        Ok(Self {
+            roots_pem: root.pem(),
+            issuer: Issuer::new(params, key),
+            root_not_after: validity.not_after,
+        })
     }
 
     fn leaf(
@@ -248,6 +285,10 @@ impl Authority {
         params.not_after = validity.not_after.min(self.root_not_after).into();
         Ok(params)
     }
+}
+
+fn read_key(key_pem: &str) -> Result<KeyPair, AuthorityError> {
+    KeyPair::from_pem(key_pem).map_err(|source| AuthorityError::Key { source })
 }
 
 /// The key of a signing request that is signed by that very key.

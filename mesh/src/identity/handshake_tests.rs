@@ -196,7 +196,7 @@ async fn two_roots_in_the_bundle_bridge_a_rotation() {
     let accepted = ("accepted".to_owned(), "accepted".to_owned());
     assert_eq!(refusals(&before, &after).await, accepted);
     assert_eq!(refusals(&after, &before).await, accepted);
-    assert_eq!(before.roots().len(), 2);
+    assert_eq!(after.roots().len(), 2);
 }
 
 #[tokio::test]

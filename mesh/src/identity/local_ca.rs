@@ -21,8 +21,6 @@ const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// A self-signed root in memory that issues to whoever has a reference to it.
 pub struct LocalCa {
     authority: Authority,
-    /// Sent as the last element of every chain: our root, and others that are trusted beside it.
-    root_bundle_pem: String,
 }
 
 impl LocalCa {
@@ -32,21 +30,19 @@ impl LocalCa {
     /// [`AuthorityError::Make`] when the random source or the library fails.
     pub fn new(trust_domain: &str) -> Result<Self, AuthorityError> {
         let validity = Validity::starting(SystemTime::now(), Duration::ZERO, ROOT_LIFETIME);
-        let authority = Authority::create(trust_domain, validity)?;
-        let root_bundle_pem = authority.root_pem().into();
-        Ok(Self { authority, root_bundle_pem })
+        Ok(Self { authority: Authority::create(trust_domain, validity)? })
     }
 
-    /// Makes those who get certificates from here trust the root of `other` too.
+    /// Makes those who get certificates from here trust what `other` trusts too.
     #[must_use]
     pub fn trusting(mut self, other: &Self) -> Self {
-        self.root_bundle_pem.push_str(other.root_pem());
+        self.authority.trust(other.roots_pem());
         self
     }
 
-    /// The root certificate, in PEM.
-    pub fn root_pem(&self) -> &str {
-        self.authority.root_pem()
+    /// The root certificate in PEM, and those that are trusted besides.
+    pub fn roots_pem(&self) -> &str {
+        self.authority.roots_pem()
     }
 
     /// A credential for `who`, valid for a day from now.
@@ -70,22 +66,9 @@ impl LocalCa {
         aliases: &[String],
     ) -> Result<Credential, IssueError> {
         let key = RequestedKey::generate(who)?;
-        let chain = self.chain(&key.csr_pem(), who, validity)?;
+        let chain = self.authority.sign(&key.csr_pem(), who, validity).map_err(CaError::Local)?;
         let within = validity.not_before;
         Credential::assemble(&key, &chain, who, &Arc::from(aliases), within)
-    }
-
-    fn chain(
-        &self,
-        csr_pem: &str,
-        who: &Spiffe,
-        validity: Validity,
-    ) -> Result<Vec<String>, CaError> {
-        let mut chain = self.authority.sign(csr_pem, who, validity)?;
-        if let Some(root) = chain.last_mut() {
-            root.clone_from(&self.root_bundle_pem);
-        }
-        Ok(chain)
     }
 }
 
@@ -97,6 +80,6 @@ impl CertificateSource for LocalCa {
         lifetime: Duration,
     ) -> BoxFuture<'a, Result<Vec<String>, CaError>> {
         let validity = Validity::starting(SystemTime::now(), Duration::ZERO, lifetime);
-        Box::pin(async move { self.chain(&csr_pem, who, validity) })
+        Box::pin(async move { Ok(self.authority.sign(&csr_pem, who, validity)?) })
     }
 }

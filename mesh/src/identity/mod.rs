@@ -30,3 +30,4 @@ pub use peer::{PeerError, expect_peer, peer_identity};
 pub use renewal::{Jitter, Renewal};
 pub use source::{BoxFuture, CaError, CertificateSource, IssueError};
 pub use spiffe::{Spiffe, SpiffeError};
+pub use tls::provider as crypto_provider;

@@ -36,8 +36,9 @@ impl Aes {
     }
 }
 
-/// The provider, the same for all configurations: what the processor has does not change.
-pub(super) fn provider() -> Arc<CryptoProvider> {
+/// The cryptography of every TLS connection of the mesh, the control plane's too.
+pub fn provider() -> Arc<CryptoProvider> {
+    // What the processor has does not change while we run.
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         Arc::new(CryptoProvider {
             cipher_suites: suites(Aes::detect()),
