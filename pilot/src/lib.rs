@@ -1,0 +1,5 @@
+//! The control plane: manifests in, xDS and certificates out.
+
+#![forbid(unsafe_code)]
+
+pub mod ca;
