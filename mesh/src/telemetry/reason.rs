@@ -77,6 +77,12 @@ reasons! {
     CertificateUntrusted "certificate_untrusted" TlsFailure;
     /// The peer's certificate is expired or not valid yet.
     CertificateExpired "certificate_expired" TlsFailure;
+    /// The peer's certificate names a workload of a trust domain that is not trusted.
+    TrustDomainUntrusted "trust_domain_untrusted" TlsFailure;
+    /// The peer's certificate names no workload, or is not for this use.
+    CertificateInvalid "certificate_invalid" TlsFailure;
+    /// The peer refused the TLS handshake, for example this side's certificate.
+    TlsRefused "tls_refused" TlsFailure;
     /// The TLS handshake failed.
     TlsFailed "tls_failed" TlsFailure;
     /// The TLS handshake did not end in time.
