@@ -1,0 +1,3 @@
+//! The node daemon: captures pod traffic, tunnels it, authorizes it.
+
+pub mod next_hop;

@@ -1,0 +1,276 @@
+//! Chooses an endpoint of a service.
+//!
+//! In: the service, the port, who asks, and dice. Out: a workload with the port and address to reach, or how many endpoints were
+//! rejected for what.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use mesh::store::{
+    Endpoints, Health, HealthPolicy, LoadBalancing, LoadBalancingMode, RoutingScope, Service,
+    Snapshot, Workload,
+};
+
+use super::{
+    NoRoute,
+    address::{self, Address},
+    dice::Dice,
+};
+
+/// What is asked for.
+pub(super) struct Wanted<'a> {
+    pub(super) source: &'a Workload,
+    pub(super) service: &'a Service,
+    /// A port of the service.
+    pub(super) port: u16,
+    /// What the application dialed: its family is preferred.
+    pub(super) dialed: IpAddr,
+    pub(super) rule: PortRule,
+}
+
+/// Which endpoints serve a port.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum PortRule {
+    /// The service must list the port.
+    Listed,
+    /// The service must list the port, or the endpoint take all that its node brings it: a waypoint.
+    ListedOrApplicationTunnel,
+}
+
+/// An endpoint, and how to reach it.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    pub(super) workload: Arc<Workload>,
+    /// The port the application listens on.
+    pub(super) port: u16,
+    pub(super) address: Address,
+}
+
+/// How a usable endpoint would be reached.
+struct Way {
+    port: u16,
+    address: Address,
+}
+
+/// How many endpoints were not used, and for what.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Rejected {
+    /// They are not ready.
+    pub unhealthy: usize,
+    /// They do not serve the port.
+    pub without_port: usize,
+    /// They have no address of a family that the service uses.
+    pub without_address: usize,
+    /// Their share of connections is nothing.
+    pub without_capacity: usize,
+    /// They are on another network.
+    pub on_other_network: usize,
+    /// They are not where the service wants its clients to stay.
+    pub not_local: usize,
+}
+
+/// Why one endpoint is not used.
+enum Unusable {
+    Unhealthy,
+    WithoutPort,
+    WithoutAddress,
+    WithoutCapacity,
+    OnOtherNetwork,
+    NotLocal,
+}
+
+/// Chooses an endpoint: among the usable ones those that the service's mode prefers, among these by capacity.
+///
+/// Endpoints on other networks are left out, since no tunnel of ours leads there; if there are only such, that is the error.
+pub(super) fn choose(
+    snapshot: &Snapshot,
+    wanted: &Wanted<'_>,
+    dice: &mut Dice,
+) -> Result<Chosen, NoRoute> {
+    let Some(endpoints) = snapshot.endpoints(wanted.service) else {
+        return Err(wanted.nobody(Rejected::default(), None));
+    };
+    // All alike: nearly always the first throw hits, however many there are. A miss leaves the choice to the scan below,
+    // where each has the same chance again.
+    if wanted.service.load_balancing.mode == LoadBalancingMode::Any && endpoints.is_even() {
+        let count = u64::try_from(endpoints.len()).expect("fits: 64 bits");
+        let index = usize::try_from(dice.below(count)).expect("fits: below a usize");
+        if let Some(workload) = endpoints.get(index)
+            && let Ok(way) = wanted.usable(workload)
+        {
+            return Ok(way.to(workload));
+        }
+    }
+    let (best_rank, total_capacity) = wanted.survey(endpoints)?;
+    let mut left = dice.below(total_capacity);
+    for workload in endpoints.iter() {
+        let Ok(way) = wanted.usable(workload) else { continue };
+        if wanted.rank(workload) != best_rank {
+            continue;
+        }
+        let capacity = u64::from(workload.capacity);
+        if left < capacity {
+            return Ok(way.to(workload));
+        }
+        left -= capacity;
+    }
+    unreachable!("the survey counted the same endpoints")
+}
+
+impl Wanted<'_> {
+    /// The best rank among usable endpoints, and the sum of capacities of those that have it.
+    fn survey(&self, endpoints: &Endpoints) -> Result<(usize, u64), NoRoute> {
+        let mut rejected = Rejected::default();
+        let mut elsewhere = None;
+        let mut best: Option<(usize, u64)> = None;
+        for workload in endpoints.iter() {
+            if let Err(why) = self.usable(workload) {
+                rejected.count(&why);
+                if let Unusable::OnOtherNetwork = why {
+                    elsewhere = Some(workload);
+                }
+                continue;
+            }
+            let (rank, capacity) = (self.rank(workload), u64::from(workload.capacity));
+            best = match best {
+                Some((held, sum)) if held == rank => Some((rank, sum + capacity)),
+                Some((held, sum)) if held > rank => Some((held, sum)),
+                Some(_) | None => Some((rank, capacity)),
+            };
+        }
+        best.ok_or_else(|| self.nobody(rejected, elsewhere))
+    }
+
+    fn usable(&self, workload: &Workload) -> Result<Way, Unusable> {
+        let balancing = &self.service.load_balancing;
+        if workload.health == Health::Unhealthy
+            && balancing.health_policy == HealthPolicy::OnlyHealthy
+        {
+            return Err(Unusable::Unhealthy);
+        }
+        if workload.capacity == 0 {
+            return Err(Unusable::WithoutCapacity);
+        }
+        let port = self.target_port(workload).ok_or(Unusable::WithoutPort)?;
+        if workload.network != self.source.network {
+            return Err(Unusable::OnOtherNetwork);
+        }
+        let address = address::of(workload, Some(self.service), self.dialed)
+            .ok_or(Unusable::WithoutAddress)?;
+        if balancing.mode == LoadBalancingMode::Strict
+            && !balancing.preferences.iter().all(|scope| shares(*scope, self.source, workload))
+        {
+            return Err(Unusable::NotLocal);
+        }
+        Ok(Way { port, address })
+    }
+
+    /// The endpoint's own port, else the service's, else the same one where the application takes everything on one port.
+    fn target_port(&self, workload: &Workload) -> Option<u16> {
+        let tunnel = workload.application_tunnel;
+        let served = self.service.port(self.port).is_some()
+            || (self.rule == PortRule::ListedOrApplicationTunnel && tunnel.is_some());
+        if !served {
+            return None;
+        }
+        let membership = workload.membership(&self.service.key);
+        let own = membership.and_then(|membership| membership.target_port(self.port));
+        let takes_all = tunnel.is_some_and(|tunnel| tunnel.port.is_some());
+        own.or_else(|| self.service.target_port(self.port))
+            .map(Into::into)
+            .or(takes_all.then_some(self.port))
+    }
+
+    fn rank(&self, workload: &Workload) -> usize {
+        let LoadBalancing { mode, preferences, .. } = &self.service.load_balancing;
+        match mode {
+            LoadBalancingMode::Failover => failover_rank(preferences, self.source, workload),
+            LoadBalancingMode::Any | LoadBalancingMode::Strict | LoadBalancingMode::Passthrough => {
+                0
+            }
+        }
+    }
+
+    fn nobody(&self, rejected: Rejected, elsewhere: Option<&Arc<Workload>>) -> NoRoute {
+        let (service, port) = (self.service.key.clone(), self.port);
+        if self.rule == PortRule::ListedOrApplicationTunnel {
+            return NoRoute::NoWaypointEndpoint { waypoint: service, port, rejected };
+        }
+        if self.service.port(port).is_none() {
+            return NoRoute::UnknownServicePort { service, port };
+        }
+        let only_elsewhere =
+            Rejected { on_other_network: rejected.on_other_network, ..Default::default() };
+        match elsewhere {
+            Some(workload) if rejected == only_elsewhere => NoRoute::OtherNetwork {
+                target: workload.uid.clone(),
+                network: workload.network.clone(),
+            },
+            Some(_) | None => NoRoute::NoEndpoint { service, port, rejected },
+        }
+    }
+}
+
+/// How many of the preferences are met, counted from the first until one is not. A network that comes first outweighs all
+/// others together, and those still order the endpoints of other networks.
+fn failover_rank(preferences: &[RoutingScope], source: &Workload, endpoint: &Workload) -> usize {
+    let mut rank = 0;
+    for (index, scope) in preferences.iter().enumerate() {
+        let outweighs = index == 0 && *scope == RoutingScope::Network;
+        match (shares(*scope, source, endpoint), outweighs) {
+            (true, true) => rank += preferences.len(),
+            (true, false) => rank += 1,
+            (false, true) => {}
+            (false, false) => break,
+        }
+    }
+    rank
+}
+
+fn shares(scope: RoutingScope, a: &Workload, b: &Workload) -> bool {
+    match scope {
+        RoutingScope::Region => a.locality.region == b.locality.region,
+        RoutingScope::Zone => a.locality.zone == b.locality.zone,
+        RoutingScope::Subzone => a.locality.subzone == b.locality.subzone,
+        RoutingScope::Node => a.node == b.node,
+        RoutingScope::Cluster => a.cluster == b.cluster,
+        RoutingScope::Network => a.network == b.network,
+    }
+}
+
+impl Way {
+    fn to(self, workload: &Arc<Workload>) -> Chosen {
+        Chosen { workload: workload.clone(), port: self.port, address: self.address }
+    }
+}
+
+impl Rejected {
+    fn count(&mut self, why: &Unusable) {
+        match why {
+            Unusable::Unhealthy => self.unhealthy += 1,
+            Unusable::WithoutPort => self.without_port += 1,
+            Unusable::WithoutAddress => self.without_address += 1,
+            Unusable::WithoutCapacity => self.without_capacity += 1,
+            Unusable::OnOtherNetwork => self.on_other_network += 1,
+            Unusable::NotLocal => self.not_local += 1,
+        }
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reasons = [
+            (self.unhealthy, "unhealthy"),
+            (self.without_port, "without the port"),
+            (self.without_address, "without an address"),
+            (self.without_capacity, "without capacity"),
+            (self.on_other_network, "on another network"),
+            (self.not_local, "not local"),
+        ];
+        let mut separator = "";
+        for (count, reason) in reasons.into_iter().filter(|(count, _)| *count > 0) {
+            write!(f, "{separator}{count} {reason}")?;
+            separator = ", ";
+        }
+        if separator.is_empty() { f.write_str("it has none") } else { Ok(()) }
+    }
+}
