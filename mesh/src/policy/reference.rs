@@ -35,7 +35,7 @@ fn text(wanted: &StringMatch, text: &str) -> bool {
         StringMatch::Suffix(wanted) => {
             text.len() >= wanted.len() && text.get(text.len() - wanted.len()..) == Some(wanted)
         }
-        StringMatch::Presence => text != "",
+        StringMatch::Presence => !text.is_empty(),
     }
 }
 
