@@ -1,0 +1,119 @@
+//! All resources of a folder together, and the checks that need more than one of them.
+//!
+//! In: resources, each valid in itself. Out: [`Manifests`], and problems where two contradict each other.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::{
+    AuthorizationPolicy, EndpointSlice, Meta, Namespace, Node, Object, PeerAuthentication, Pod,
+    PodState, Problem, Resource, Service, Severity,
+};
+
+/// Every resource that is served, by kind.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "each field is the kind it is named for")]
+pub struct Manifests {
+    pub namespaces: Vec<Arc<Object<Namespace>>>,
+    pub nodes: Vec<Arc<Object<Node>>>,
+    pub pods: Vec<Arc<Object<Pod>>>,
+    pub services: Vec<Arc<Object<Service>>>,
+    pub endpoint_slices: Vec<Arc<Object<EndpointSlice>>>,
+    pub authorization_policies: Vec<Arc<Object<AuthorizationPolicy>>>,
+    pub peer_authentications: Vec<Arc<Object<PeerAuthentication>>>,
+}
+
+impl Manifests {
+    /// Sorts resources by kind; of two with one name the first counts.
+    pub fn gather<'a>(resources: impl IntoIterator<Item = &'a Resource>) -> (Self, Vec<Problem>) {
+        let mut all = Self::default();
+        let mut problems = Vec::new();
+        let mut seen: HashMap<(&str, &str, &str), &Meta> = HashMap::new();
+        for resource in resources {
+            let meta = resource.meta();
+            match seen.entry((meta.kind, &meta.namespace, &meta.name)) {
+                Entry::Vacant(entry) => {
+                    entry.insert(meta);
+                    all.push(resource);
+                }
+                Entry::Occupied(first) => {
+                    let reason = format!("there already is one at {}", first.get().place);
+                    problems.push(problem(meta, Severity::Error, "metadata.name", reason));
+                }
+            }
+        }
+        all.check_addresses(&mut problems);
+        all.check_slices(&mut problems);
+        (all, problems)
+    }
+
+    fn push(&mut self, resource: &Resource) {
+        match resource {
+            Resource::Namespace(object) => self.namespaces.push(Arc::clone(object)),
+            Resource::Node(object) => self.nodes.push(Arc::clone(object)),
+            Resource::Pod(object) => self.pods.push(Arc::clone(object)),
+            Resource::Service(object) => self.services.push(Arc::clone(object)),
+            Resource::ServiceAccount(_) => {}
+            Resource::EndpointSlice(object) => self.endpoint_slices.push(Arc::clone(object)),
+            Resource::AuthorizationPolicy(object) => {
+                self.authorization_policies.push(Arc::clone(object));
+            }
+            Resource::PeerAuthentication(object) => {
+                self.peer_authentications.push(Arc::clone(object));
+            }
+        }
+    }
+
+    /// An address that leads to two places would give the traffic of one to the other.
+    fn check_addresses(&self, problems: &mut Vec<Problem>) {
+        let pods = self.pods.iter().filter(|pod| {
+            // An ended pod's address may have been given away; a host's is shared on purpose.
+            !pod.spec.host_network && pod.spec.state != PodState::Ended
+        });
+        let pods = pods.map(|pod| (&pod.meta, "status.podIPs", &pod.spec.addresses));
+        let services = self.services.iter();
+        let services = services.map(|svc| (&svc.meta, "spec.clusterIPs", &svc.spec.addresses));
+        let mut owners: HashMap<IpAddr, &Meta> = HashMap::new();
+        for (meta, field, addresses) in services.chain(pods) {
+            for ip in addresses {
+                match owners.entry(*ip) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(meta);
+                    }
+                    Entry::Occupied(first) => {
+                        let first = first.get();
+                        let reason =
+                            format!("{ip} is the address of {} at {}", first.title(), first.place);
+                        problems.push(problem(meta, Severity::Error, field, reason));
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_slices(&self, problems: &mut Vec<Problem>) {
+        let services: HashSet<(&str, &str)> =
+            self.services.iter().map(|svc| (&*svc.meta.namespace, &*svc.meta.name)).collect();
+        for slice in &self.endpoint_slices {
+            let Some(service) = &slice.spec.service else { continue };
+            if !services.contains(&(&*slice.meta.namespace, &**service)) {
+                let reason =
+                    format!("there is no Service {}/{service}: ignored", slice.meta.namespace);
+                problems.push(problem(&slice.meta, Severity::Warning, "metadata.labels", reason));
+            }
+        }
+    }
+}
+
+fn problem(meta: &Meta, severity: Severity, field: &str, reason: String) -> Problem {
+    Problem {
+        place: meta.place.clone(),
+        severity,
+        object: meta.title(),
+        field: field.into(),
+        reason,
+    }
+}

@@ -1,0 +1,338 @@
+//! Decodes one YAML document into one typed resource.
+//!
+//! In: a document and its file. Out: [`Resource`]s (a List has several) and the problems found. Every unknown field
+//! is reported; a value of the wrong type ends its own document only.
+
+use std::{path::Path, sync::Arc};
+
+use k8s_openapi::{api, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_yaml_ng::Value;
+
+use super::{
+    Meta, Object, Place, Problem, Resource, Severity, core,
+    kinds::{self, Kind, Verdict},
+    lines, security, security_check,
+};
+
+/// The namespace of an object that names none, as for `kubectl apply`.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// What the other modules say about one object: collects problems with its file, line and name.
+pub(crate) struct Report<'a> {
+    file: &'a Arc<Path>,
+    /// Lines of the file before the document.
+    before: usize,
+    /// The document's text, to find the lines of fields in.
+    text: &'a str,
+    /// What comes before the path of a field: an item of a List has one.
+    prefix: String,
+    object: String,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Report<'_> {
+    /// Records a reason why the folder cannot be served.
+    pub(crate) fn error(&mut self, field: &str, reason: impl Into<String>) {
+        self.push(Severity::Error, field, reason.into());
+    }
+
+    /// Records something that is served but probably not meant.
+    pub(crate) fn warning(&mut self, field: &str, reason: impl Into<String>) {
+        self.push(Severity::Warning, field, reason.into());
+    }
+
+    fn push(&mut self, severity: Severity, field: &str, reason: String) {
+        let place = self.place(field);
+        let object = self.object.clone();
+        self.problems.push(Problem { place, severity, object, field: field.into(), reason });
+    }
+
+    fn place(&self, field: &str) -> Place {
+        let line = lines::line_of(self.text, &format!("{}{field}", self.prefix));
+        Place { file: Arc::clone(self.file), line: self.before + line + 1 }
+    }
+}
+
+/// The fields that tell what a document is.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Header {
+    api_version: Option<String>,
+    kind: Option<String>,
+    metadata: Option<HeaderMetadata>,
+    /// Of a List.
+    items: Option<Vec<Value>>,
+}
+
+#[derive(Deserialize)]
+struct HeaderMetadata {
+    namespace: Option<String>,
+    name: Option<String>,
+}
+
+/// Decodes everything in the text of one file.
+pub(crate) fn read_file(
+    file: &Arc<Path>,
+    text: &str,
+    problems: &mut Vec<Problem>,
+) -> Vec<Resource> {
+    let mut resources = Vec::new();
+    for part in lines::documents(text) {
+        let report = Report {
+            file,
+            before: part.before,
+            text: part.text,
+            prefix: String::new(),
+            object: String::new(),
+            problems,
+        };
+        read_document(Source::Text(part.text), report, &mut resources);
+    }
+    resources
+}
+
+/// Where a document's fields come from.
+enum Source<'a> {
+    Text(&'a str),
+    /// An item of a List.
+    Item(Value),
+}
+
+impl Source<'_> {
+    fn header(&self) -> Result<Option<Header>, serde_yaml_ng::Error> {
+        match self {
+            Self::Text(text) => serde_yaml_ng::from_str(text),
+            Self::Item(value) => Header::deserialize(value).map(Some),
+        }
+    }
+}
+
+fn read_document(source: Source<'_>, mut report: Report<'_>, resources: &mut Vec<Resource>) {
+    let header = match source.header() {
+        Ok(Some(header)) => header,
+        // Nothing between two markers but comments.
+        Ok(None) => return,
+        Err(error) => return decode_error(&mut report, "", &error),
+    };
+    let kind = header.kind.unwrap_or_default();
+    let HeaderMetadata { namespace, name } =
+        header.metadata.unwrap_or(HeaderMetadata { namespace: None, name: None });
+    let parts: Vec<_> = namespace.iter().chain(&name).map(String::as_str).collect();
+    report.object = format!("{kind} {}", parts.join("/")).trim().to_owned();
+    let Some(api_version) = header.api_version else {
+        return report.error("apiVersion", "missing");
+    };
+    if kind.is_empty() {
+        return report.error("kind", "missing");
+    }
+    if let Some(items) = header.items.filter(|_| kind.ends_with("List")) {
+        return read_list(items, report, resources);
+    }
+    match kinds::judge(&api_version, &kind) {
+        Verdict::Served(served) => {
+            if let (None, Some(name), true) = (&namespace, &name, served.is_namespaced()) {
+                report.object = format!("{kind} {DEFAULT_NAMESPACE}/{name}");
+            }
+            resources.extend(read_kind(served, source, &mut report));
+        }
+        Verdict::NotServed => {
+            report.warning(
+                "kind",
+                format!("{api_version} {kind} is not served by this version: ignored"),
+            );
+        }
+        Verdict::Wrong(reason) => report.error("kind", reason),
+    }
+}
+
+fn read_list(items: Vec<Value>, mut report: Report<'_>, resources: &mut Vec<Resource>) {
+    for (index, item) in items.into_iter().enumerate() {
+        let report = Report {
+            file: report.file,
+            before: report.before,
+            text: report.text,
+            prefix: format!("{}items[{index}].", report.prefix),
+            object: String::new(),
+            problems: &mut *report.problems,
+        };
+        read_document(Source::Item(item), report, resources);
+    }
+    report.prefix.clear();
+}
+
+fn read_kind(kind: Kind, source: Source<'_>, report: &mut Report<'_>) -> Option<Resource> {
+    use api::{core::v1, discovery::v1 as discovery};
+    match kind {
+        Kind::Namespace => {
+            let raw: v1::Namespace = decode(source, report)?;
+            let meta = cluster_meta("Namespace", &raw.metadata, report)?;
+            Some(Resource::Namespace(object(meta, core::namespace(raw))))
+        }
+        Kind::Node => {
+            let raw: v1::Node = decode(source, report)?;
+            let meta = cluster_meta("Node", &raw.metadata, report)?;
+            Some(Resource::Node(object(meta, core::node(raw))))
+        }
+        Kind::Pod => {
+            let raw: v1::Pod = decode(source, report)?;
+            let meta = meta("Pod", &raw.metadata, report)?;
+            Some(Resource::Pod(object(meta, core::pod(raw, report)?)))
+        }
+        Kind::Service => {
+            let raw: v1::Service = decode(source, report)?;
+            let meta = meta("Service", &raw.metadata, report)?;
+            Some(Resource::Service(object(meta, core::service(raw, report)?)))
+        }
+        Kind::ServiceAccount => {
+            let raw: v1::ServiceAccount = decode(source, report)?;
+            Some(Resource::ServiceAccount(object(
+                meta("ServiceAccount", &raw.metadata, report)?,
+                (),
+            )))
+        }
+        Kind::EndpointSlice => {
+            let raw: discovery::EndpointSlice = decode(source, report)?;
+            let meta = meta("EndpointSlice", &raw.metadata, report)?;
+            Some(Resource::EndpointSlice(object(meta, core::endpoint_slice(raw, report)?)))
+        }
+        Kind::AuthorizationPolicy => {
+            let raw: security::Document<security::AuthorizationPolicy> = decode(source, report)?;
+            let meta = meta("AuthorizationPolicy", &raw.metadata, report)?;
+            let mut policy = raw.spec;
+            policy.dry_run = security::dry_run(&raw.metadata, report);
+            security_check::authorization_policy(&policy, report);
+            Some(Resource::AuthorizationPolicy(object(meta, policy)))
+        }
+        Kind::PeerAuthentication => {
+            let raw: security::Document<security::PeerAuthentication> = decode(source, report)?;
+            let meta = meta("PeerAuthentication", &raw.metadata, report)?;
+            security_check::peer_authentication(&raw.spec, report);
+            Some(Resource::PeerAuthentication(object(meta, raw.spec)))
+        }
+    }
+}
+
+fn object<T>(meta: Meta, spec: T) -> Arc<Object<T>> {
+    Arc::new(Object { meta, spec })
+}
+
+/// Decodes strictly: every field that `T` does not have is an error.
+fn decode<T: DeserializeOwned>(source: Source<'_>, report: &mut Report<'_>) -> Option<T> {
+    match source {
+        Source::Text(text) => decode_from(serde_yaml_ng::Deserializer::from_str(text), report),
+        Source::Item(value) => decode_from(value, report),
+    }
+}
+
+fn decode_from<'de, T, D>(deserializer: D, report: &mut Report<'_>) -> Option<T>
+where
+    T: DeserializeOwned,
+    D: Deserializer<'de, Error = serde_yaml_ng::Error>,
+{
+    let mut unknown = Vec::new();
+    let mut ignored = |path: serde_ignored::Path<'_>| unknown.push(field_path(&path));
+    let deserializer = serde_ignored::Deserializer::new(deserializer, &mut ignored);
+    let decoded = serde_path_to_error::deserialize(deserializer);
+    for field in unknown {
+        report.error(&field, "unknown field");
+    }
+    match decoded {
+        Ok(decoded) => Some(decoded),
+        Err(error) => {
+            let path = error.path().to_string();
+            decode_error(report, if path == "." { "" } else { &path }, error.inner());
+            None
+        }
+    }
+}
+
+/// `serde_ignored` writes `spec.ports.0.port` and a `?` for every `Option` it passes.
+fn field_path(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", field_path(parent)),
+        Path::Map { parent, key } => match field_path(parent) {
+            parent if parent.is_empty() => key.clone(),
+            parent => format!("{parent}.{key}"),
+        },
+        Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => field_path(parent),
+    }
+}
+
+/// Takes the parser's message apart: it holds the field and the position, which stand elsewhere in a [`Problem`].
+fn decode_error(report: &mut Report<'_>, field: &str, error: &serde_yaml_ng::Error) {
+    let message = error.to_string();
+    let message = message.strip_prefix(&format!("{field}: ")).unwrap_or(&message);
+    let reason = match message.rfind(" at line ") {
+        Some(end) => &message[..end],
+        None => message,
+    };
+    let mut place = report.place(field);
+    if let Some(location) = error.location() {
+        place.line = report.before + location.line();
+    }
+    report.problems.push(Problem {
+        place,
+        severity: Severity::Error,
+        object: report.object.clone(),
+        field: field.into(),
+        reason: reason.into(),
+    });
+}
+
+fn meta(kind: &'static str, raw: &ObjectMeta, report: &mut Report<'_>) -> Option<Meta> {
+    let namespace = raw.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    if !is_dns_name(namespace) || namespace.contains('.') {
+        report.error("metadata.namespace", format!("`{namespace}` is no DNS label"));
+        return None;
+    }
+    named(kind, namespace, raw, report)
+}
+
+fn cluster_meta(kind: &'static str, raw: &ObjectMeta, report: &mut Report<'_>) -> Option<Meta> {
+    if let Some(namespace) = &raw.namespace {
+        report
+            .error("metadata.namespace", format!("a {kind} has no namespace, found `{namespace}`"));
+    }
+    named(kind, "", raw, report)
+}
+
+fn named(
+    kind: &'static str,
+    namespace: &str,
+    raw: &ObjectMeta,
+    report: &mut Report<'_>,
+) -> Option<Meta> {
+    let Some(name) = raw.name.as_deref().filter(|name| !name.is_empty()) else {
+        report.error("metadata.name", "missing");
+        return None;
+    };
+    if !is_dns_name(name) {
+        report.error("metadata.name", format!("`{name}` is no DNS name"));
+        return None;
+    }
+    let created = raw.creation_timestamp.as_ref().map(|time| time.0.to_string());
+    let meta = Meta {
+        kind,
+        namespace: namespace.into(),
+        name: name.into(),
+        created: created.unwrap_or_default().into(),
+        place: report.place(""),
+    };
+    report.object = meta.title();
+    Some(meta)
+}
+
+/// RFC 1123: what Kubernetes allows as a name. It becomes part of host names, file names and identities.
+fn is_dns_name(name: &str) -> bool {
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            let edges = label.as_bytes().first().zip(label.as_bytes().last());
+            label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && edges.is_some_and(|(first, last)| *first != b'-' && *last != b'-')
+        })
+}

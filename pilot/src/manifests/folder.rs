@@ -1,0 +1,189 @@
+//! A folder of YAML files, kept in memory and read again where it changed.
+//!
+//! In: the folder's path, and which files something is known to have happened to. Out: [`Manifests`] and problems.
+//! Does not wait for changes: the caller watches.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use super::{Manifests, Place, Problem, Resource, Severity, document};
+
+/// The files of a folder, decoded.
+#[derive(Debug)]
+pub struct Folder {
+    root: PathBuf,
+    files: BTreeMap<PathBuf, File>,
+}
+
+#[derive(Debug)]
+struct File {
+    stamp: Stamp,
+    resources: Vec<Resource>,
+    problems: Vec<Problem>,
+}
+
+/// What changes when a file's content does, short of reading it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+/// Why a folder cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It is not there, or not ours to read.
+    #[error("reading the folder {folder}")]
+    Read {
+        /// Its path.
+        folder: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl Folder {
+    /// A folder of which nothing has been read.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), files: BTreeMap::new() }
+    }
+
+    /// Its path, as given.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Reads the files that are new or changed, and those in `touched` in any case; forgets those that are gone.
+    /// Says whether anything was read or forgotten.
+    ///
+    /// # Errors
+    /// [`FolderError`] if the folder itself cannot be read; what was known stays known.
+    pub fn refresh(&mut self, touched: &HashSet<PathBuf>) -> Result<bool, FolderError> {
+        let mut walk = Walk::default();
+        walk.folder(&self.root, &mut Vec::new())
+            .map_err(|source| FolderError::Read { folder: self.root.clone(), source })?;
+        let unchanged = |path: &PathBuf, stamp: &Stamp| {
+            !touched.contains(path) && self.files.get(path).is_some_and(|file| file.stamp == *stamp)
+        };
+        let stale: Vec<_> =
+            walk.files.iter().filter(|(path, stamp)| !unchanged(path, stamp)).cloned().collect();
+        let before = self.files.len();
+        let present: HashSet<_> = walk.files.iter().map(|(path, _)| path).collect();
+        self.files.retain(|path, _| present.contains(path));
+        let changed = !stale.is_empty() || self.files.len() != before;
+        for (path, file) in read_all(&stale) {
+            self.files.insert(path, file);
+        }
+        Ok(changed)
+    }
+
+    /// Everything that has been read, checked against each other.
+    pub fn load(&self) -> (Manifests, Vec<Problem>) {
+        let resources = self.files.values().flat_map(|file| &file.resources);
+        let (manifests, across) = Manifests::gather(resources);
+        let mut problems: Vec<_> =
+            self.files.values().flat_map(|file| &file.problems).cloned().collect();
+        problems.extend(across);
+        problems.sort();
+        (manifests, problems)
+    }
+}
+
+#[derive(Default)]
+struct Walk {
+    files: Vec<(PathBuf, Stamp)>,
+}
+
+impl Walk {
+    /// Lists the YAML files below `folder`. Hidden names are left out: Kubernetes keeps the versions of a mounted
+    /// ConfigMap in them and swaps a link, and editors keep their own files there.
+    fn folder(&mut self, folder: &Path, above: &mut Vec<(u64, u64)>) -> io::Result<()> {
+        let metadata = fs::metadata(folder)?;
+        let identity = (metadata.dev(), metadata.ino());
+        // A link to a folder above would never end.
+        if above.contains(&identity) {
+            return Ok(());
+        }
+        above.push(identity);
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let path = entry.path();
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            // A file may vanish while its folder is read, and a link may lead nowhere: neither is there.
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            let yaml = path.extension().is_some_and(|kind| kind == "yaml" || kind == "yml");
+            if metadata.is_dir() {
+                self.folder(&path, above)?;
+            } else if metadata.is_file() && yaml {
+                let stamp = Stamp {
+                    device: metadata.dev(),
+                    inode: metadata.ino(),
+                    bytes: metadata.len(),
+                    modified: (metadata.mtime(), metadata.mtime_nsec()),
+                };
+                self.files.push((path, stamp));
+            }
+        }
+        above.pop();
+        Ok(())
+    }
+}
+
+/// Reads files on all cores: a hundred thousand pods take seconds on one.
+fn read_all(stale: &[(PathBuf, Stamp)]) -> Vec<(PathBuf, File)> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let share = stale.len().div_ceil(threads).max(1);
+    let read = |files: &[(PathBuf, Stamp)]| -> Vec<_> {
+        files
+            .iter()
+            .filter_map(|(path, stamp)| Some((path.clone(), read_file(path, *stamp)?)))
+            .collect()
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> =
+            stale.chunks(share).map(|files| scope.spawn(move || read(files))).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| {
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    })
+}
+
+/// Reads one file; `None` if it vanished.
+fn read_file(path: &Path, stamp: Stamp) -> Option<File> {
+    let name: Arc<Path> = path.into();
+    let failed = |line: usize, reason: String| {
+        let place = Place { file: Arc::clone(&name), line };
+        let (object, field) = (String::new(), String::new());
+        let problem = Problem { place, severity: Severity::Error, object, field, reason };
+        Some(File { stamp, resources: Vec::new(), problems: vec![problem] })
+    };
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => return failed(1, format!("cannot be read: {error}")),
+    };
+    let text = match str::from_utf8(&bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let before = &bytes[..error.valid_up_to()];
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            return failed(line, "not UTF-8".to_owned());
+        }
+    };
+    let mut problems = Vec::new();
+    let resources = document::read_file(&name, text, &mut problems);
+    Some(File { stamp, resources, problems })
+}

@@ -1,0 +1,299 @@
+//! What is refused, where, and why.
+
+use std::{collections::HashSet, fs, os::unix::fs::symlink, path::Path, sync::Arc};
+
+use super::{Folder, Manifests, document::read_file};
+
+/// Everything said about a file, as the user sees it.
+fn problems(text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    let resources = read_file(&Arc::from(Path::new("f.yaml")), text, &mut problems);
+    problems.extend(Manifests::gather(&resources).1);
+    problems.sort();
+    problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn every_problem_of_a_file_is_listed_with_its_line() {
+    let text = "\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  namespace: shop
+  lables: {}
+spec:
+  contaners: []
+  containers:
+  - name: c
+    image: x
+    prots: []
+---
+apiVersion: v1
+kind: Service
+metadata: {name: Web, namespace: shop}
+---
+kind: Pod
+---
+apiVersion: v1
+kind: Podd
+---
+a: [
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: s
+spec:
+  ports:
+  - port: eighty
+";
+    assert_eq!(
+        problems(text),
+        [
+            "f.yaml:6: error: Pod shop/web: metadata.lables: unknown field",
+            "f.yaml:8: error: Pod shop/web: spec.contaners: unknown field",
+            "f.yaml:12: error: Pod shop/web: spec.containers[0].prots: unknown field",
+            "f.yaml:16: error: Service shop/Web: metadata.name: `Web` is no DNS name",
+            "f.yaml:18: error: Pod: apiVersion: missing",
+            "f.yaml:21: error: Podd: kind: there is no kind Podd in v1",
+            "f.yaml:24: error: did not find expected node content",
+            "f.yaml:31: error: Service default/s: spec.ports[0].port: invalid type: string \"eighty\", expected i32",
+        ]
+    );
+}
+
+#[test]
+fn a_list_is_taken_apart() {
+    let text = "\
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Namespace
+  metadata: {name: a}
+- apiVersion: v1
+  kind: Namespace
+  metadata:
+    name: b
+    nmae: c
+";
+    assert_eq!(problems(text), ["f.yaml:11: error: Namespace b: metadata.nmae: unknown field"]);
+}
+
+#[test]
+fn what_contradicts_another_object_is_refused() {
+    let pod = |name: &str, host: bool| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n\
+             spec: {{hostNetwork: {host}, containers: []}}\nstatus: {{podIP: 10.0.0.1}}\n"
+        )
+    };
+    let service = |name: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n\
+             spec: {{clusterIP: 10.1.0.1, ports: [{{port: 80}}]}}\n"
+        )
+    };
+    for (text, expected) in [
+        (
+            pod("a", false) + &pod("b", false),
+            "f.yaml:8: error: Pod default/b: status.podIPs: 10.0.0.1 is the address of Pod default/a at f.yaml:2",
+        ),
+        (
+            pod("a", false) + &pod("a", false),
+            "f.yaml:8: error: Pod default/a: metadata.name: there already is one at f.yaml:2",
+        ),
+        (
+            service("a") + &service("b"),
+            "f.yaml:7: error: Service default/b: spec.clusterIPs: 10.1.0.1 is the address of Service default/a at f.yaml:2",
+        ),
+    ] {
+        assert_eq!(problems(&text), [expected]);
+    }
+    assert_eq!(problems(&(pod("a", true) + &pod("b", true))), [""; 0]);
+}
+
+#[test]
+fn a_service_is_refused_for_its_ports_and_addresses() {
+    let service = |spec: &str| {
+        let text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec: {spec}\n");
+        let all = problems(&text);
+        all.into_iter()
+            .map(|problem| {
+                problem.trim_start_matches("f.yaml:4: error: Service default/s: spec.").to_owned()
+            })
+            .collect::<Vec<_>>()
+    };
+    for (spec, expected) in [
+        ("{ports: [{port: 0}]}", vec!["ports[0].port: 0 is no port (1 to 65535)"]),
+        ("{ports: [{port: 70000}]}", vec!["ports[0].port: 70000 is no port (1 to 65535)"]),
+        (
+            "{ports: [{name: a, port: 80}, {name: b, port: 80}]}",
+            vec!["ports[1].port: 80 is there twice"],
+        ),
+        ("{ports: [{name: a, port: 80}, {name: b, port: 80, protocol: UDP}]}", vec![]),
+        (
+            "{ports: [{name: a, port: 80}, {name: a, port: 81}]}",
+            vec!["ports[1].name: `a` is there twice"],
+        ),
+        (
+            "{clusterIP: 10.0.0.256, ports: [{port: 80}]}",
+            vec!["clusterIP: `10.0.0.256` is no IP address"],
+        ),
+        ("{clusterIP: None}", vec![]),
+        ("{}", vec!["ports: a service with an address needs at least one port"]),
+    ] {
+        assert_eq!(service(spec), expected, "{spec}");
+    }
+}
+
+#[test]
+fn a_policy_is_refused_for_what_means_nothing() {
+    let policy = |spec: &str| {
+        let head =
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\n";
+        let all = problems(&format!("{head}spec: {spec}\n"));
+        let head = "f.yaml:4: error: AuthorizationPolicy default/p: spec.";
+        all.into_iter()
+            .map(|problem| problem.trim_start_matches(head).to_owned())
+            .collect::<Vec<_>>()
+    };
+    for (spec, expected) in [
+        ("{rules: [{}]}", vec![]),
+        ("{ruels: [{}]}", vec!["ruels: unknown field"]),
+        (
+            "{action: DENY, provider: {name: x}}",
+            vec!["provider: only action CUSTOM has a provider"],
+        ),
+        ("{rules: [{from: []}]}", vec!["rules[0].from: empty: leave it out or name a source"]),
+        (
+            "{rules: [{from: [{source: {}}]}]}",
+            vec!["rules[0].from[0].source: empty: name at least one attribute"],
+        ),
+        (
+            "{rules: [{from: [{source: {namespaces: ['']}}]}]}",
+            vec!["rules[0].from[0].source.namespaces[0]: empty"],
+        ),
+        (
+            "{rules: [{from: [{source: {principals: ['a*b']}}]}]}",
+            vec!["rules[0].from[0].source.principals[0]: `a*b`: `*` can stand at one end only"],
+        ),
+        (
+            "{rules: [{from: [{source: {ipBlocks: [10.0.0.0/33]}}]}]}",
+            vec![
+                "rules[0].from[0].source.ipBlocks[0]: `10.0.0.0/33` is neither an IP address nor a CIDR block",
+            ],
+        ),
+        (
+            "{rules: [{to: [{operation: {ports: ['70000']}}]}]}",
+            vec!["rules[0].to[0].operation.ports[0]: `70000` is no port (0 to 65535)"],
+        ),
+        (
+            "{rules: [{when: [{key: source.ipp, values: [a]}]}]}",
+            vec!["rules[0].when[0].key: there is no attribute `source.ipp`"],
+        ),
+        (
+            "{rules: [{when: [{key: source.ip}]}]}",
+            vec!["rules[0].when[0]: neither values nor notValues"],
+        ),
+    ] {
+        assert_eq!(policy(spec), expected, "{spec}");
+    }
+    let warning = policy("{action: DENY, rules: [{to: [{operation: {paths: [/x]}}]}]}");
+    assert_eq!(
+        warning,
+        [
+            "f.yaml:4: warning: AuthorizationPolicy default/p: spec.rules[0]: paths can only be enforced by a \
+          waypoint: the rule may refuse nothing at layer 4"
+        ]
+    );
+}
+
+#[test]
+fn a_port_level_mode_needs_a_selector() {
+    let text = "\
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: p}
+spec:
+  portLevelMtls:
+    80: {mode: STRIKT}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: q}
+spec:
+  portLevelMtls:
+    80: {mode: STRICT}
+";
+    let found = problems(text);
+    assert!(found[0].starts_with("f.yaml:6: error: PeerAuthentication default/p: spec.portLevelMtls.80.mode: unknown variant"), "{found:?}");
+    assert_eq!(
+        found[1],
+        "f.yaml:12: error: PeerAuthentication default/q: spec.portLevelMtls: needs a selector with labels"
+    );
+}
+
+const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: NAME}\n";
+
+fn names(folder: &mut Folder) -> Vec<String> {
+    folder.refresh(&HashSet::new()).unwrap();
+    let (manifests, problems) = folder.load();
+    assert!(problems.is_empty(), "{problems:?}");
+    manifests.namespaces.iter().map(|namespace| namespace.meta.name.to_string()).collect()
+}
+
+#[test]
+fn a_folder_is_read_again_where_it_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |path: &str, name: &str| {
+        fs::write(dir.path().join(path), NAMESPACE.replace("NAME", name)).unwrap();
+    };
+    fs::create_dir_all(dir.path().join("deep/er")).unwrap();
+    write("a.yaml", "a");
+    write("deep/er/b.yml", "b");
+    write("notes.txt", "c");
+    write(".hidden.yaml", "d");
+    let mut folder = Folder::new(dir.path());
+    assert_eq!(names(&mut folder), ["a", "b"]);
+    assert!(!folder.refresh(&HashSet::new()).unwrap(), "nothing changed");
+    write("a.yaml", "aa");
+    fs::remove_file(dir.path().join("deep/er/b.yml")).unwrap();
+    assert_eq!(names(&mut folder), ["aa"]);
+    // The same size at the same instant: only the event tells.
+    assert!(folder.refresh(&HashSet::from([dir.path().join("a.yaml")])).unwrap());
+    fs::remove_dir_all(dir.path()).unwrap();
+    let error = folder.refresh(&HashSet::new()).unwrap_err();
+    assert!(error.to_string().starts_with("reading the folder /"), "{error}");
+}
+
+#[test]
+fn a_mounted_config_map_is_read_through_its_links_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let version = |name: &str| {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(name).join("n.yaml"), NAMESPACE.replace("NAME", &name[2..]))
+            .unwrap();
+    };
+    version("..v1");
+    symlink("..v1", dir.path().join("..data")).unwrap();
+    symlink("..data/n.yaml", dir.path().join("n.yaml")).unwrap();
+    symlink(".", dir.path().join("loop")).unwrap();
+    let mut folder = Folder::new(dir.path());
+    assert_eq!(names(&mut folder), ["v1"]);
+    version("..v2");
+    symlink("..v2", dir.path().join("..next")).unwrap();
+    fs::rename(dir.path().join("..next"), dir.path().join("..data")).unwrap();
+    assert_eq!(names(&mut folder), ["v2"]);
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.yaml"), b"a: 1\nb: \xff\n").unwrap();
+    let mut folder = Folder::new(dir.path());
+    folder.refresh(&HashSet::new()).unwrap();
+    let (_, problems) = folder.load();
+    assert!(problems[0].to_string().ends_with("a.yaml:2: error: not UTF-8"), "{problems:?}");
+}
