@@ -1,0 +1,200 @@
+//! Turns the user's resources into what the daemons take.
+//!
+//! In: [`Manifests`] and the mesh's settings. Out: [`Compiled`]: every `istio.workload.Address` and
+//! `istio.security.Authorization` by its xDS name, and which identities live on which node. No I/O, no clock: equal
+//! input gives equal bytes.
+
+mod application_protocol;
+mod authorization;
+mod peer_authentication;
+mod selector;
+mod service;
+mod workload;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use prost::Message;
+use proto::{
+    security::Authorization,
+    workload::{Address, address},
+};
+use twox_hash::XxHash64;
+
+use crate::manifests::{Manifests, PodState};
+
+/// What the mesh as a whole is called.
+#[derive(Clone, Debug)]
+pub struct MeshConfig {
+    /// First part of a workload's uid. Default `Kubernetes`.
+    pub cluster_id: String,
+    /// Trust domain of the mesh's identities. Default `cluster.local`.
+    pub trust_domain: String,
+    /// Suffix of service host names, after `svc.`. Default `cluster.local`.
+    pub cluster_domain: String,
+    /// The network that all addresses belong to. Default empty.
+    pub network: String,
+    /// Namespace whose policies count for the whole mesh. Default `istio-system`.
+    pub root_namespace: String,
+}
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        Self {
+            cluster_id: "Kubernetes".into(),
+            trust_domain: "cluster.local".into(),
+            cluster_domain: "cluster.local".into(),
+            network: String::new(),
+            root_namespace: "istio-system".into(),
+        }
+    }
+}
+
+/// What a daemon subscribes to.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum ResourceType {
+    /// Workloads and services.
+    Address,
+    /// Policies.
+    Authorization,
+}
+
+impl ResourceType {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Address, Self::Authorization];
+
+    /// Its type URL in xDS.
+    pub fn type_url(self) -> &'static str {
+        match self {
+            Self::Address => proto::ADDRESS_TYPE,
+            Self::Authorization => proto::AUTHORIZATION_TYPE,
+        }
+    }
+
+    /// Its short name, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Address => "Address",
+            Self::Authorization => "Authorization",
+        }
+    }
+}
+
+/// One resource as it is sent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Resource {
+    /// The encoded message.
+    pub encoded: Vec<u8>,
+    /// A hash of it: equal for equal content, also in another run.
+    pub hash: u64,
+}
+
+impl Resource {
+    fn new(message: &impl Message) -> Self {
+        let encoded = message.encode_to_vec();
+        let hash = XxHash64::oneshot(0, &encoded);
+        Self { encoded, hash }
+    }
+
+    /// The version that stands in xDS: the hash in hexadecimal.
+    pub fn version(&self) -> String {
+        format!("{:016x}", self.hash)
+    }
+}
+
+/// Resources of one type by name.
+pub type Resources = BTreeMap<Arc<str>, Resource>;
+
+/// Everything a folder compiles to.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    /// Workloads and services.
+    pub addresses: Resources,
+    /// Policies.
+    pub authorizations: Resources,
+    /// Which identities may be issued to which node.
+    pub identities: NodeIdentities,
+}
+
+impl Compiled {
+    /// The resources of one type.
+    pub fn resources(&self, of: ResourceType) -> &Resources {
+        match of {
+            ResourceType::Address => &self.addresses,
+            ResourceType::Authorization => &self.authorizations,
+        }
+    }
+}
+
+/// Namespace and service account.
+type Account = (Arc<str>, Box<str>);
+
+/// The service accounts of the pods on each node.
+#[derive(Debug, Default)]
+pub struct NodeIdentities {
+    nodes: HashMap<Box<str>, HashSet<Account>>,
+}
+
+impl NodeIdentities {
+    /// Whether a pod of `service_account` that has not ended is scheduled on `node`.
+    pub fn has(&self, node: &str, namespace: &str, service_account: &str) -> bool {
+        let accounts = self.nodes.get(node);
+        accounts
+            .is_some_and(|accounts| accounts.contains(&(namespace.into(), service_account.into())))
+    }
+
+    fn of(manifests: &Manifests) -> Self {
+        let mut nodes: HashMap<Box<str>, HashSet<Account>> = HashMap::new();
+        for pod in &manifests.pods {
+            if pod.spec.state != PodState::Ended && !pod.spec.node.is_empty() {
+                let account = (Arc::clone(&pod.meta.namespace), pod.spec.service_account.clone());
+                nodes.entry(pod.spec.node.clone()).or_default().insert(account);
+            }
+        }
+        Self { nodes }
+    }
+}
+
+/// Compiles everything.
+pub fn compile(manifests: &Manifests, config: &MeshConfig) -> Compiled {
+    let policies = authorization::Policies::of(&manifests.authorization_policies, config);
+    let modes = peer_authentication::Modes::of(&manifests.peer_authentications, config);
+    let services = service::Services::of(manifests, config);
+    let workloads = workload::Workloads {
+        manifests,
+        config,
+        policies: &policies,
+        modes: &modes,
+        services: &services,
+    };
+
+    let mut addresses = Resources::new();
+    for service in services.compile() {
+        let name = format!("{}/{}", service.namespace, service.hostname);
+        addresses.insert(name.into(), address(address::Type::Service(service)));
+    }
+    for workload in workloads.compile() {
+        let name = workload.uid.as_str().into();
+        addresses.insert(name, address(address::Type::Workload(workload)));
+    }
+    let authorizations = policies.compile().into_iter().chain(modes.compile());
+    let authorizations = authorizations.map(|policy: Authorization| {
+        (format!("{}/{}", policy.namespace, policy.name).into(), Resource::new(&policy))
+    });
+    Compiled {
+        addresses,
+        authorizations: authorizations.collect(),
+        identities: NodeIdentities::of(manifests),
+    }
+}
+
+fn address(of: address::Type) -> Resource {
+    Resource::new(&Address { r#type: Some(of) })
+}
+
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod tests;
