@@ -1,1 +1,37 @@
-//! hbone.
+//! The tunnel between two proxies: HTTP/2 CONNECT inside mutual TLS, and the copying between it and TCP.
+//!
+//! A [`Pool`] dials tunnels and opens streams on them; a [`Tunnel`] accepts them; [`splice()`] copies between a [`Stream`]
+//! and an application's connection. How HTTP/2 and TLS records are done stays behind these. All of it lives on one
+//! thread and takes no lock of its own.
+//!
+//! Who may be reached, and where, is decided elsewhere: `splice` wants the [`Permit`](crate::policy::Permit).
+
+mod authority;
+mod buffers;
+mod client;
+mod config;
+mod connection;
+mod keepalive;
+mod open_error;
+mod outcome;
+mod pool;
+mod relay;
+mod slots;
+mod socket;
+mod splice;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod transport;
+mod tunnel;
+
+pub use authority::{Authority, BadAuthority, HostName};
+pub use config::HboneConfig;
+pub use open_error::OpenError;
+pub use outcome::{Abort, AbortSignal, ByteCounters, Ended, Outcome, Side};
+pub use pool::{ConnectRequest, Pool};
+pub use relay::relay;
+pub use slots::PoolKey;
+pub use splice::splice;
+pub use stream::{ErrorCode, Stream, StreamError};
+pub use tunnel::{AcceptError, Incoming, Tunnel, TunnelError};

@@ -1,0 +1,236 @@
+//! Mutual TLS over one TCP connection.
+//!
+//! In: a connected socket and an identity's TLS configuration. Out: a [`Transport`] whose handshake is done. Which
+//! identity the peer has is for the caller to judge.
+
+use std::{
+    cell::Cell,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use super::{buffers::Buffer, socket};
+
+/// The one protocol spoken inside.
+const ALPN: &[u8] = b"h2";
+
+/// Bytes that may wait, sealed, for the socket. rustls' own 64 KiB would split a large frame into several writes.
+const SEALED_BYTES: usize = 256 * 1024;
+
+/// Ciphertext read before the streams that it is for get to run, while it is still in the core's cache.
+const TURN_BYTES: usize = 256 * 1024;
+
+/// TLS below HTTP/2.
+pub(super) struct Transport {
+    tls: TlsStream<Socket>,
+    witness: Rc<Witness>,
+}
+
+/// What HTTP/2 hides of the connection below it.
+#[derive(Default)]
+pub(super) struct Witness {
+    heard: Cell<bool>,
+    failure: Cell<Option<io::Error>>,
+}
+
+impl Witness {
+    /// Whether the peer has sent anything since this was last asked.
+    pub(super) fn heard(&self) -> bool {
+        self.heard.replace(false)
+    }
+
+    /// What TLS or the socket said when it failed, once.
+    pub(super) fn failure(&self) -> Option<io::Error> {
+        self.failure.take()
+    }
+}
+
+impl Transport {
+    /// Connects as a client. The address is the key of the session cache; it is never sent as a server name.
+    pub(super) async fn connect(
+        tcp: TcpStream,
+        dial: SocketAddr,
+        config: Arc<ClientConfig>,
+    ) -> io::Result<Self> {
+        let witness = Rc::default();
+        let socket = Socket::new(tcp, &witness)?;
+        let name = ServerName::IpAddress(dial.ip().into());
+        let mut stream = TlsConnector::from(config).connect(name, socket).await?;
+        stream.get_mut().1.set_buffer_limit(Some(SEALED_BYTES));
+        Ok(Self { tls: stream.into(), witness })
+    }
+
+    /// Accepts as a server.
+    pub(super) async fn accept(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let witness = Rc::default();
+        let socket = Socket::new(tcp, &witness)?;
+        let mut stream = TlsAcceptor::from(config).accept(socket).await?;
+        stream.get_mut().1.set_buffer_limit(Some(SEALED_BYTES));
+        Ok(Self { tls: stream.into(), witness })
+    }
+
+    /// The peer's chain, leaf first.
+    pub(super) fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        self.tls.get_ref().1.peer_certificates().unwrap_or_default()
+    }
+
+    /// Whether the peer agreed to HTTP/2. One that says nothing of protocols may speak any.
+    pub(super) fn is_http2(&self) -> bool {
+        self.tls.get_ref().1.alpn_protocol() == Some(ALPN)
+    }
+
+    pub(super) fn witness(&self) -> Rc<Witness> {
+        Rc::clone(&self.witness)
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let done = ready!(Pin::new(&mut self.tls).poll_read(cx, target));
+        Poll::Ready(done.map_err(|error| {
+            let seen = io::Error::new(error.kind(), error.to_string());
+            self.witness.failure.set(Some(error));
+            seen
+        }))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tls.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(cx)
+    }
+}
+
+/// Reads ciphertext in pieces as large as the kernel has.
+///
+/// rustls asks for 4 KiB at a time, which would be a system call for each. What it has not taken yet waits in a buffer
+/// of the thread, which goes back when it is empty: before every wait.
+struct Socket {
+    tcp: TcpStream,
+    unread: Option<Unread>,
+    witness: Rc<Witness>,
+    /// Bytes read since the task last let others run.
+    turn_bytes: usize,
+}
+
+struct Unread {
+    buffer: Buffer,
+    start: usize,
+    end: usize,
+}
+
+impl Socket {
+    fn new(tcp: TcpStream, witness: &Rc<Witness>) -> io::Result<Self> {
+        // Nagle would hold a small frame back until the peer's delayed ACK, up to 40 ms on Linux.
+        tcp.set_nodelay(true)?;
+        Ok(Self { tcp, unread: None, witness: Rc::clone(witness), turn_bytes: 0 })
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Unread>> {
+        if self.turn_bytes >= TURN_BYTES {
+            self.turn_bytes = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.tcp.poll_read_ready(cx)?.is_pending() {
+            self.turn_bytes = 0;
+            return Poll::Pending;
+        }
+        let mut buffer = Buffer::take();
+        let end = ready!(socket::poll_read(&self.tcp, cx, &mut buffer))?;
+        self.witness.heard.set(true);
+        self.turn_bytes += end;
+        Poll::Ready(Ok(Unread { buffer, start: 0, end }))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let mut unread = match this.unread.take() {
+            Some(unread) => unread,
+            None => ready!(this.poll_fill(cx))?,
+        };
+        let count = target.remaining().min(unread.end - unread.start);
+        target.put_slice(&unread.buffer[unread.start..unread.start + count]);
+        unread.start += count;
+        if unread.start < unread.end {
+            this.unread = Some(unread);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        socket::poll_write(&self.tcp, cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        socket::poll_write_vectored(&self.tcp, cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(socket::finish(&self.tcp))
+    }
+}

@@ -1,0 +1,278 @@
+//! The server's side of one tunnel.
+//!
+//! In: an accepted TCP connection. Out: the streams that the peer opens, one by one. Whether a stream is allowed, and
+//! what it is connected to, is decided elsewhere.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use h2::{
+    Reason, RecvStream,
+    server::{Connection, SendResponse},
+};
+use http::{HeaderMap, Method, Request, Response, StatusCode, request};
+use tokio::{net::TcpStream, time::Sleep};
+
+use super::{
+    Authority, BadAuthority, ErrorCode, HboneConfig, Stream, StreamError,
+    connection::{self, Pinger, Tick},
+    transport::Transport,
+};
+use crate::identity::{Credential, HandshakeError, PeerError, Spiffe, peer_identity};
+
+/// The server's side of one tunnel. It moves only while [`Tunnel::next`] is awaited; dropping it resets its streams.
+pub struct Tunnel {
+    connection: Connection<Transport, Bytes>,
+    pinger: Pinger,
+    peer: Spiffe,
+    peer_addr: SocketAddr,
+    state: State,
+}
+
+enum State {
+    Open,
+    /// GOAWAY was said; the tunnel is cut when this ends.
+    Draining(Pin<Box<Sleep>>),
+    Ended,
+}
+
+/// Why an accepted connection did not become a tunnel.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// The connection was gone before it began.
+    #[error("the connection failed")]
+    Connection {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The peer took too long.
+    #[error("{peer_addr} did not finish the handshake within {limit:?}")]
+    Timeout {
+        /// Where it came from.
+        peer_addr: SocketAddr,
+        /// The deadline.
+        limit: Duration,
+    },
+    /// TLS failed, on either side.
+    #[error("the TLS handshake with {peer_addr} failed")]
+    Handshake {
+        /// Where it came from.
+        peer_addr: SocketAddr,
+        /// What was wrong.
+        source: HandshakeError,
+    },
+    /// The peer did not offer HTTP/2 in ALPN.
+    #[error("{peer_addr} does not speak HTTP/2")]
+    NotHttp2 {
+        /// Where it came from.
+        peer_addr: SocketAddr,
+    },
+    /// The peer's certificate does not say who it is.
+    #[error("{peer_addr} has no usable identity")]
+    Unidentified {
+        /// Where it came from.
+        peer_addr: SocketAddr,
+        /// What is wrong with the certificate.
+        source: PeerError,
+    },
+    /// What came inside TLS was not the beginning of HTTP/2.
+    #[error("{peer_addr} did not begin HTTP/2")]
+    Http2 {
+        /// Where it came from.
+        peer_addr: SocketAddr,
+        /// What happened.
+        source: StreamError,
+    },
+}
+
+/// Why a tunnel ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// The peer answered no PING.
+    #[error("{peer_addr} did not answer a PING within {limit:?}")]
+    Stalled {
+        /// Where it came from.
+        peer_addr: SocketAddr,
+        /// The deadline.
+        limit: Duration,
+    },
+    /// The peer did something wrong, or its connection failed.
+    #[error("the tunnel from {peer_addr} ended")]
+    Ended {
+        /// Where it came from.
+        peer_addr: SocketAddr,
+        /// What happened.
+        source: StreamError,
+    },
+}
+
+/// A request that a peer made. Dropping it unanswered resets the stream.
+pub struct Incoming {
+    /// Only CONNECT opens a tunnel.
+    pub method: Method,
+    /// What the peer wants to reach.
+    pub authority: Result<Authority, BadAuthority>,
+    /// The request's headers.
+    pub headers: HeaderMap,
+    receive: RecvStream,
+    respond: SendResponse<Bytes>,
+}
+
+impl Tunnel {
+    /// Does the handshakes of TLS and HTTP/2 as the identity of `credential`.
+    ///
+    /// # Errors
+    /// [`AcceptError`], at the latest when `config.handshake_limit` is over.
+    pub async fn accept(
+        tcp: TcpStream,
+        credential: &Credential,
+        config: &HboneConfig,
+    ) -> Result<Self, AcceptError> {
+        let peer_addr = tcp.peer_addr().map_err(|source| AcceptError::Connection { source })?;
+        let limit = config.handshake_limit;
+        let work = Box::pin(async {
+            let transport = Transport::accept(tcp, credential.server_config())
+                .await
+                .map_err(|source| AcceptError::Handshake { peer_addr, source: source.into() })?;
+            if !transport.is_http2() {
+                return Err(AcceptError::NotHttp2 { peer_addr });
+            }
+            let peer = peer_identity(transport.peer_certificates())
+                .map_err(|source| AcceptError::Unidentified { peer_addr, source })?;
+            let witness = transport.witness();
+            let mut connection = connection::server(config, transport)
+                .await
+                .map_err(|error| AcceptError::Http2 { peer_addr, source: error.into() })?;
+            let pinger = Pinger::new(config, witness, connection.ping_pong());
+            Ok(Self { connection, pinger, peer, peer_addr, state: State::Open })
+        });
+        tokio::time::timeout(limit, work)
+            .await
+            .unwrap_or(Err(AcceptError::Timeout { peer_addr, limit }))
+    }
+
+    /// Who the peer is.
+    pub fn peer(&self) -> &Spiffe {
+        &self.peer
+    }
+
+    /// Where the peer's connection comes from.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer_addr
+    }
+
+    /// The next request, or `None` after the tunnel's end. An error is the end, too.
+    ///
+    /// All of the tunnel's streams move only while this is awaited, so call it again at once and leave the request to
+    /// another task. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Result<Incoming, TunnelError>> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Tells the peer to open no more streams here. [`Tunnel::next`] goes on until they have ended, or until `deadline`,
+    /// when it cuts them.
+    pub fn drain(&mut self, deadline: Instant) {
+        self.connection.graceful_shutdown();
+        self.state = State::Draining(Box::pin(tokio::time::sleep_until(deadline.into())));
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Incoming, TunnelError>>> {
+        if matches!(self.state, State::Ended) {
+            return Poll::Ready(None);
+        }
+        match self.connection.poll_accept(cx) {
+            Poll::Ready(Some(Ok((request, respond)))) => {
+                return Poll::Ready(Some(Ok(Incoming::new(request, respond))));
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.state = State::Ended;
+                return Poll::Ready(self.judge(error).map(Err));
+            }
+            Poll::Ready(None) => {
+                self.state = State::Ended;
+                return Poll::Ready(None);
+            }
+            Poll::Pending => {}
+        }
+        if let State::Draining(deadline) = &mut self.state
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            self.cut(cx);
+            return Poll::Ready(None);
+        }
+        while let Poll::Ready(tick) = self.pinger.poll_tick(cx) {
+            if tick == Tick::Dead {
+                self.cut(cx);
+                let (peer_addr, limit) = (self.peer_addr, self.pinger.limit());
+                return Poll::Ready(Some(Err(TunnelError::Stalled { peer_addr, limit })));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// `None`: nothing is wrong. The peer said that it goes, or closed when nothing was left but our goodbye.
+    fn judge(&self, error: h2::Error) -> Option<TunnelError> {
+        let source = StreamError::from(error);
+        let harmless = match &source {
+            StreamError::Goaway { code } => *code == ErrorCode::NO_ERROR,
+            StreamError::Lost { source } => {
+                source.kind() == io::ErrorKind::BrokenPipe && !self.connection.has_streams()
+            }
+            StreamError::Reset { .. } | StreamError::Misbehaved { .. } => false,
+        };
+        (!harmless).then_some(TunnelError::Ended { peer_addr: self.peer_addr, source })
+    }
+
+    /// Says GOAWAY, if the socket takes it at once.
+    fn cut(&mut self, cx: &mut Context<'_>) {
+        self.state = State::Ended;
+        self.connection.abrupt_shutdown(Reason::NO_ERROR);
+        // Sends what can be sent without waiting; what the peer does with it does not matter any more.
+        let _ = self.connection.poll_closed(cx);
+    }
+}
+
+impl Incoming {
+    fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
+        let (request::Parts { method, uri, headers, .. }, receive) = request.into_parts();
+        let authority = match uri.authority() {
+            Some(authority) => Authority::parse(authority.as_str()),
+            None => Err(BadAuthority::Missing),
+        };
+        Self { method, authority, headers, receive, respond }
+    }
+
+    /// Answers 200: the far end is connected.
+    ///
+    /// # Errors
+    /// [`StreamError`] when the peer has reset the stream or is gone.
+    pub fn accept(mut self, headers: HeaderMap) -> Result<Stream, StreamError> {
+        let mut response = Response::new(());
+        *response.headers_mut() = headers;
+        let send = self.respond.send_response(response, false)?;
+        Ok(Stream::new(send, self.receive, None))
+    }
+
+    /// Answers `status` and ends the stream.
+    pub fn refuse(mut self, status: StatusCode) {
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        // It fails only when the peer has reset the stream or is gone, and then it needs no answer.
+        let _ = self.respond.send_response(response, true);
+    }
+
+    /// Ready when the peer has reset the stream or is gone: a dial on its behalf may stop.
+    pub async fn abandoned(&mut self) -> StreamError {
+        match poll_fn(|cx| self.respond.poll_reset(cx)).await {
+            Ok(reason) => StreamError::Reset { code: reason.into() },
+            Err(error) => error.into(),
+        }
+    }
+}
