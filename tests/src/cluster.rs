@@ -20,9 +20,9 @@ use crate::daemon::{Daemon, DaemonConfig};
 use crate::description::{Dataplane, PodSpec};
 use crate::manifests;
 use crate::network;
+use crate::place::Place;
 use crate::plan::Plan;
 use crate::pod::Pod;
-use crate::process::Place;
 use crate::tcpdump::Tcpdump;
 use crate::teardown;
 
@@ -131,7 +131,7 @@ impl Cluster {
     /// # Errors
     /// If tcpdump does not come up.
     pub fn tcpdump(&self, name: &str, filter: &str) -> Result<Tcpdump> {
-        Tcpdump::start(&self.place(&self.plan.fabric_netns(), "control")?, "fabric0", name, filter)
+        Tcpdump::start(&Place::new(self.plan, "fabric", "control")?, "fabric0", name, filter)
     }
 
     /// The folder of manifests that pilot watches.
@@ -182,7 +182,8 @@ impl Cluster {
             daemon.unregister(&pod)?;
         }
         self.write_pods(&pod.spec().namespace)?;
-        network::remove_pod(pod.netns())
+        teardown::kill_cgroup(&pod.place().cgroup)?;
+        network::remove_pod(&pod.netns())
     }
 
     /// Leaves the cluster up when this process ends.
@@ -198,7 +199,7 @@ impl Cluster {
 
     fn build(&mut self) -> Result<()> {
         let plan = self.plan;
-        for folder in ["bpffs", "manifests", "logs"] {
+        for folder in ["bpffs", "in", "manifests", "logs"] {
             let path = plan.dir().join(folder);
             fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         }
@@ -216,7 +217,7 @@ impl Cluster {
             Mesh::Ours => binaries::ours("ztunnel")?,
             Mesh::Daemon(path) => path.clone(),
         };
-        let place = self.place(&plan.netns("control"), "control")?;
+        let place = Place::new(plan, "control", "control")?;
         self.control = Some(Control::start(plan, place, self.manifest_dir())?);
         self.start_daemons(&binary)?;
         self.pods.values().try_for_each(|pod| self.enrol(pod))
@@ -250,10 +251,16 @@ impl Cluster {
         let host =
             (2..=250).find(|host| !taken.contains(host)).context("the node is full of pods")?;
         self.serial += 1;
-        let netns = self.plan.netns(&format!("{}-{}", spec.namespace, spec.name));
+        let part = format!("{}-{}", spec.namespace, spec.name);
         let node_name = format!("node-{}", spec.node);
-        network::add_pod(self.plan, &netns, (node, &node_name), host, &self.description.tcp)?;
-        let place = self.place(&netns, &node_name)?;
+        network::add_pod(
+            self.plan,
+            &self.plan.netns(&part),
+            (node, &node_name),
+            host,
+            &self.description.tcp,
+        )?;
+        let place = Place::new(self.plan, &part, &format!("{node_name}/{part}"))?;
         let pod = Pod::new(spec, self.plan, (node, host), self.serial, place);
         self.pods.insert(pod.spec().path(), pod.clone());
         Ok(pod)
@@ -275,7 +282,7 @@ impl Cluster {
                 variables: self.description.variables.clone(),
                 node_name: node_name.clone(),
             };
-            let place = self.place(&self.plan.netns(&node_name), &node_name)?;
+            let place = Place::new(self.plan, &node_name, &node_name)?;
             starts.push((name.clone(), thread::spawn(move || Daemon::start(config, place))));
         }
         for (name, start) in starts {
@@ -336,13 +343,6 @@ impl Cluster {
     fn service_ips(&self, at: usize) -> (Ipv4Addr, Ipv6Addr) {
         let index = u8::try_from(at + 1).expect("a test has fewer than 255 services");
         (self.plan.service_ip4(index), self.plan.service_ip6(index))
-    }
-
-    /// A place whose cgroup is `part` of the cluster's.
-    fn place(&self, netns: &str, part: &str) -> Result<Place> {
-        let cgroup = teardown::cgroup_root()?.join(self.plan.cgroup_name()).join(part);
-        fs::create_dir_all(&cgroup).with_context(|| format!("making {}", cgroup.display()))?;
-        Ok(Place { netns: netns.to_owned(), cgroup, logs: self.plan.dir().join("logs"), cpu: None })
     }
 
     /// What a failed test needs to be understood, before the files go away.

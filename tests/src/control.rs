@@ -11,8 +11,9 @@ use anyhow::{Context as _, Result};
 
 use crate::binaries;
 use crate::command::run;
+use crate::place::Place;
 use crate::plan::Plan;
-use crate::process::{Place, Process};
+use crate::process::Process;
 
 /// The port of xDS and of the certificate service, under TLS.
 pub const TLS_PORT: u16 = 15012;

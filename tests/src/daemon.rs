@@ -14,8 +14,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::command::text;
+use crate::place::Place;
 use crate::pod::Pod;
-use crate::process::{Place, Process};
+use crate::process::Process;
 use crate::wait::PATIENCE;
 
 /// What a daemon needs to know to start.

@@ -19,6 +19,7 @@ pub mod description;
 pub mod load;
 pub mod manifests;
 pub mod network;
+pub mod place;
 pub mod plan;
 pub mod pod;
 pub mod process;

@@ -123,6 +123,54 @@ spec:
     yaml
 }
 
+/// A policy `namespace/name` of `action` for the pods whose label `app` is given, with `rules` as YAML below `rules:`.
+///
+/// # Panics
+/// If `path` has no slash.
+pub fn authorization_policy(path: &str, action: &str, app: &str, rules: &str) -> String {
+    let (namespace, name) = path.split_once('/').expect("a policy is written namespace/name");
+    format!(
+        "\
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: {name}
+  namespace: {namespace}
+spec:
+  selector:
+    matchLabels:
+      app: {app}
+  action: {action}
+  rules:
+{rules}"
+    )
+}
+
+/// A rule that lets in, or keeps out, one service account.
+pub fn from_principal(namespace: &str, service_account: &str) -> String {
+    format!(
+        "  - from:\n    - source:\n        principals:\n        - cluster.local/ns/{namespace}/sa/{service_account}\n"
+    )
+}
+
+/// Mutual TLS of mode `mode` for a whole namespace.
+pub fn peer_authentication(namespace: &str, mode: &str) -> String {
+    format!(
+        "\
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata:
+  name: default
+  namespace: {namespace}
+spec:
+  mtls:
+    mode: {mode}
+"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

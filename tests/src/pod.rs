@@ -16,8 +16,9 @@ use crate::binaries;
 use crate::command::text;
 use crate::description::PodSpec;
 use crate::load::Report;
+use crate::place::Place;
 use crate::plan::Plan;
-use crate::process::{Place, Process};
+use crate::process::Process;
 
 /// A pod that exists.
 #[derive(Clone, Debug)]
@@ -83,8 +84,8 @@ impl Pod {
     }
 
     /// The name of its network namespace.
-    pub fn netns(&self) -> &str {
-        &self.place.netns
+    pub fn netns(&self) -> String {
+        self.plan.netns(&format!("{}-{}", self.spec.namespace, self.spec.name))
     }
 
     /// Its place, to run programs with settings of their own.
@@ -99,7 +100,7 @@ impl Pod {
             "namespace": self.spec.namespace,
             "name": self.spec.name,
             "serviceAccount": self.spec.service_account,
-            "netns": format!("/run/netns/{}", self.netns()),
+            "netns": self.place.netns,
             "ips": self.ips(),
         })
     }
@@ -207,7 +208,8 @@ impl Pod {
         Ok(iperf3)
     }
 
-    /// Starts our load tool's servers: echo on 7000, sink on 7001, source on 7002, checksum on 7003, on every address.
+    /// Starts our load tool's servers: echo on 7000, sink on 7001, source on 7002, checksum on 7003, parting on
+    /// 7004, reset on 7005, on every address.
     ///
     /// # Errors
     /// If they do not come up.
@@ -221,20 +223,15 @@ impl Pod {
     /// If they do not come up.
     pub fn load_servers_on(&self, cpu: Option<u8>) -> Result<Process> {
         let load = binaries::ours("load")?.display().to_string();
-        let addresses = [
-            "--echo",
-            "[::]:7000",
-            "--sink",
-            "[::]:7001",
-            "--source",
-            "[::]:7002",
-            "--checksum",
-            "[::]:7003",
-        ];
-        let words = [[&load, "serve"].as_slice(), &addresses].concat();
-        let mut servers =
-            self.place.on_cpu(cpu).spawn(&format!("{}-load", self.netns()), &words, &[])?;
-        for port in 7000..=7003 {
+        let roles = ["echo", "sink", "source", "checksum", "parting", "reset"];
+        let numbered = roles.iter().zip(7000..);
+        let options: Vec<String> =
+            numbered.map(|(role, port)| format!("--{role}=[::]:{port}")).collect();
+        let options = options.iter().map(String::as_str);
+        let words: Vec<&str> = [load.as_str(), "serve"].into_iter().chain(options).collect();
+        let name = format!("{}-load", self.netns());
+        let mut servers = self.place.on_cpu(cpu).spawn(&name, &words, &[])?;
+        for port in 7000..=7005 {
             servers.wait_listening(port)?;
         }
         Ok(servers)
@@ -248,6 +245,16 @@ impl Pod {
         let load = binaries::ours("load")?.display().to_string();
         let said = self.ask(&[&[&load, job, "--to", to], options].concat())?;
         serde_json::from_str(&said).with_context(|| format!("reading the report {said:?}"))
+    }
+
+    /// Checks the ways connections to `host`'s load servers end.
+    ///
+    /// # Errors
+    /// The end that did not arrive.
+    pub fn endings(&self, host: &str) -> Result<()> {
+        let load = binaries::ours("load")?.display().to_string();
+        let (parting, reset) = (format!("{host}:7004"), format!("{host}:7005"));
+        self.ask(&[&load, "endings", "--parting", &parting, "--reset", &reset]).map(drop)
     }
 
     /// A folder for the files of a program of this pod.

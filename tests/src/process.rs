@@ -1,96 +1,17 @@
-//! Runs a program in a namespace and a cgroup, and watches it.
+//! Watches a program that runs, and ends it.
 //!
-//! In: a [`Place`] and a command line. Out: a [`Process`] with its log, its use of CPU and memory, and its end. A process that
-//! is dropped is killed with its children. What it says goes to a file, so that nobody must read a pipe.
+//! In: what [`Place::spawn`](crate::place::Place::spawn) started. Out: its log, its use of CPU and memory, and its end. A process
+//! that is dropped is killed with its children. What it says is in a file, so that nobody must read a pipe.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::os::unix::process::CommandExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::command::{command_line, output, run};
+use crate::command::run;
 use crate::wait::{PATIENCE, wait_for};
-
-/// Enters the cgroup, takes as many files as the system lets it, and becomes the program.
-const ENTER: &str = "echo $$ > \"$0\"/cgroup.procs && ulimit -n \"$(ulimit -H -n)\" && exec \"$@\"";
-
-/// Where a program runs.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The name of its network namespace.
-    pub netns: String,
-    /// The cgroup v2 folder it is put into.
-    pub cgroup: PathBuf,
-    /// The folder its log goes to.
-    pub logs: PathBuf,
-    /// The one CPU it runs on, or any.
-    pub cpu: Option<u8>,
-}
-
-impl Place {
-    /// The same place, on one CPU.
-    #[must_use]
-    pub fn on_cpu(&self, cpu: Option<u8>) -> Place {
-        Place { cpu, ..self.clone() }
-    }
-
-    /// Runs `words` to their end; an unsuccessful end is not an error.
-    ///
-    /// # Errors
-    /// If the program cannot be started.
-    pub fn run(&self, words: &[&str]) -> Result<Output> {
-        self.feed(words, "")
-    }
-
-    /// Runs `words` to their end with `input` on standard input.
-    ///
-    /// # Errors
-    /// If the program cannot be started.
-    pub fn feed(&self, words: &[&str], input: &str) -> Result<Output> {
-        output(self.command(words), input)
-    }
-
-    /// Starts `words` with environment `variables`; its log is `name`.log.
-    ///
-    /// # Errors
-    /// If the program cannot be started.
-    pub fn spawn(
-        &self,
-        name: &str,
-        words: &[&str],
-        variables: &[(&str, OsString)],
-    ) -> Result<Process> {
-        let log = self.logs.join(format!("{name}.log"));
-        let file = File::options().create(true).append(true).open(&log);
-        let file = file.with_context(|| format!("opening {}", log.display()))?;
-        let mut command = self.command(words);
-        command.envs(variables.iter().map(|(key, value)| (key, value)));
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        let child =
-            command.spawn().with_context(|| format!("starting `{}`", command_line(&command)))?;
-        Ok(Process { name: name.to_owned(), child, log })
-    }
-
-    /// The command that becomes `words` here: each step executes the next, so the process keeps its id.
-    ///
-    /// `nsenter` and not `ip netns exec`, which would hide the cgroup and BPF file systems behind a fresh `/sys`.
-    pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.netns));
-        command.args(["sh", "-c", ENTER]).arg(&self.cgroup);
-        if let Some(cpu) = self.cpu {
-            command.args(["taskset", "-c", &cpu.to_string()]);
-        }
-        command.args(words);
-        // ^C on the terminal is for the testbed alone: it ends its processes in its own order.
-        command.process_group(0);
-        command
-    }
-}
 
 /// A program that runs until it is told to end.
 #[derive(Debug)]
@@ -110,6 +31,10 @@ pub struct Usage {
 }
 
 impl Process {
+    pub(crate) fn new(name: &str, child: Child, log: PathBuf) -> Process {
+        Process { name: name.to_owned(), child, log }
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

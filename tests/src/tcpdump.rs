@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::command::run;
-use crate::process::{Place, Process};
+use crate::place::Place;
+use crate::process::Process;
 use crate::wait::{PATIENCE, wait_until};
 
 /// A capture that runs.
@@ -46,6 +47,11 @@ impl Tcpdump {
             Ok(())
         })?;
         Ok(Tcpdump { process, file })
+    }
+
+    /// Where the capture goes.
+    pub fn file(&self) -> &std::path::Path {
+        &self.file
     }
 
     /// Waits until `text` has been recorded, then ends.

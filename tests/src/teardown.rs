@@ -149,7 +149,8 @@ fn is_mounted(path: &Path) -> Result<bool> {
         .any(|line| line.split(' ').nth(1).is_some_and(|mounted| Path::new(mounted) == path)))
 }
 
-fn kill_cgroup(cgroup: &Path) -> Result<()> {
+/// Ends every process in `cgroup` and below, and waits until they have ended.
+pub(crate) fn kill_cgroup(cgroup: &Path) -> Result<()> {
     fs::write(cgroup.join("cgroup.kill"), "1")
         .with_context(|| format!("ending what runs in {}", cgroup.display()))?;
     let events = cgroup.join("cgroup.events");

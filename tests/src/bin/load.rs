@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use testbed::load::bulk::{self, Direction};
 use testbed::load::serve::{self, Addresses};
-use testbed::load::{Report, crowd, threads};
+use testbed::load::{Report, crowd, endings, threads};
 
 /// Servers and clients that measure what an application sees.
 #[derive(Parser)]
@@ -33,6 +33,12 @@ enum Job {
         /// Sends as many bytes as the client's first 8 bytes say.
         #[arg(long)]
         source: Vec<SocketAddr>,
+        /// Says how its last connection ended (8 bytes), ends its half, and reads on.
+        #[arg(long)]
+        parting: Vec<SocketAddr>,
+        /// Cuts off at the first byte.
+        #[arg(long)]
+        reset: Vec<SocketAddr>,
         /// Threads; as many as there are cores if not given.
         #[arg(long)]
         threads: Option<usize>,
@@ -81,6 +87,15 @@ enum Job {
         #[arg(long, default_value_t = 100)]
         size: usize,
     },
+    /// Checks that half-closes and resets arrive as such, in both directions.
+    Endings {
+        /// The parting server.
+        #[arg(long)]
+        parting: SocketAddr,
+        /// The resetting server.
+        #[arg(long)]
+        reset: SocketAddr,
+    },
     /// Makes connections (echo server), prints the report, and holds them until standard input ends.
     Idle {
         #[command(flatten)]
@@ -118,9 +133,9 @@ impl From<Way> for Direction {
 
 fn main() -> Result<()> {
     match Cli::parse().job {
-        Job::Serve { echo, sink, checksum, source, threads } => {
+        Job::Serve { echo, sink, checksum, source, parting, reset, threads } => {
             let count = threads.unwrap_or_else(threads::available);
-            serve::serve(&Addresses { echo, sink, checksum, source }, count)
+            serve::serve(&Addresses { echo, sink, checksum, source, parting, reset }, count)
         }
         Job::Bulk { target, direction, streams } => {
             print(&bulk::bulk(target.to, direction.into(), streams, target.lasting())?)
@@ -134,6 +149,7 @@ fn main() -> Result<()> {
         Job::Crr { target, parallel, size } => {
             print(&crowd::connect_request_response(target.to, parallel, size, target.lasting())?)
         }
+        Job::Endings { parting, reset } => endings::check(parting, reset),
         Job::Idle { target, connections } => crowd::idle(target.to, connections),
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod bulk;
 pub mod crowd;
+pub mod endings;
 pub mod pattern;
 pub mod pump;
 pub mod serve;

@@ -2,14 +2,18 @@
 //!
 //! In: addresses. Out: nothing; they serve until the process ends. **echo** sends back what comes. **sink** reads to the end and
 //! answers with the count. **checksum** answers with the count and the sum of [`pattern`](super::pattern). **source** is told how
-//! many bytes of that pattern to send.
+//! many bytes of that pattern to send. **parting** says first how its last connection ended, ends its own half, and reads on.
+//! **reset** cuts the connection off at the first byte.
 
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinSet, spawn_local};
@@ -29,7 +33,17 @@ pub struct Addresses {
     pub checksum: Vec<SocketAddr>,
     /// Of the source.
     pub source: Vec<SocketAddr>,
+    /// Of the server that ends its half first.
+    pub parting: Vec<SocketAddr>,
+    /// Of the server that cuts off.
+    pub reset: Vec<SocketAddr>,
 }
+
+/// What **parting** says of a connection that was cut off.
+pub const CUT_OFF: u64 = u64::MAX;
+
+/// How the last connection of **parting** ended: its bytes, or [`CUT_OFF`].
+static LAST_END: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Clone, Copy)]
 enum Role {
@@ -37,6 +51,8 @@ enum Role {
     Sink,
     Checksum,
     Source,
+    Parting,
+    Reset,
 }
 
 /// Serves on `count` threads until the process ends.
@@ -52,6 +68,8 @@ pub fn serve(addresses: &Addresses, count: usize) -> Result<()> {
             (Role::Sink, &addresses.sink),
             (Role::Checksum, &addresses.checksum),
             (Role::Source, &addresses.source),
+            (Role::Parting, &addresses.parting),
+            (Role::Reset, &addresses.reset),
         ] {
             for address in list {
                 let listener = threads::listen(*address)?;
@@ -92,6 +110,17 @@ async fn answer(mut stream: TcpStream, role: Role, buffer: &RefCell<Vec<u8>>) ->
             stream.write_u64(sum.value()).await
         }
         Role::Source => send_pattern(&mut stream).await,
+        Role::Parting => {
+            stream.write_u64(LAST_END.load(Ordering::SeqCst)).await?;
+            stream.shutdown().await?;
+            let count = drain(&stream, buffer, |_| ()).await;
+            LAST_END.store(*count.as_ref().unwrap_or(&CUT_OFF), Ordering::SeqCst);
+            count.map(drop)
+        }
+        Role::Reset => {
+            stream.read_u8().await?;
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO))
+        }
     }
 }
 

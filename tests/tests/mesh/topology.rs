@@ -69,6 +69,7 @@ fn the_load_tool_agrees_with_itself_over_a_wire() {
         let report = web.load(job, &format!("{}:{port}", cart.ip4()), options).unwrap();
         assert_eq!((report.errors, report.count > 0), (0, true), "{job}: {report:?}");
     }
+    web.endings(&cart.ip4().to_string()).unwrap();
 }
 
 #[test]
