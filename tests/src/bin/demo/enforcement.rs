@@ -1,0 +1,145 @@
+//! The demo's middle: a policy edited on disk, its refusal explained three times in one word, and STRICT mode.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use testbed::manifests::{authorization_policy, from_principal, peer_authentication};
+use testbed::{binaries, wait_for};
+
+use crate::cast::Cast;
+use crate::story::Story;
+
+/// How soon a change on disk must be in force on every node.
+const PROMPT: Duration = Duration::from_secs(1);
+/// The word for "ALLOW policies apply, and none matched", in the log, the metrics and the command line.
+const REASON: &str = "policy_no_allow";
+
+/// Tells it.
+pub(crate) fn tell(story: &mut Story, cast: &Cast) -> Result<()> {
+    policy(story, cast)?;
+    explained(story, cast)?;
+    restored(story, cast)?;
+    strict(story, cast)
+}
+
+fn curl_cart(cast: &Cast) -> Result<Vec<String>> {
+    let url = format!("http://{}/", cast.pod("shop/cart")?.ip4());
+    Ok(["curl", "-sS", "--max-time", "5", &url].map(str::to_owned).to_vec())
+}
+
+fn policy(story: &mut Story, cast: &Cast) -> Result<()> {
+    story.chapter("Who may talk to whom: a policy edited on disk");
+    let yaml = authorization_policy(
+        "shop/cart-callers",
+        "ALLOW",
+        "cart",
+        &from_principal("shop", "pricing"),
+    );
+    let path = cast.cluster.manifest_dir().join("policy.yaml");
+    story.say("Only the service account of shop/pricing may call shop/cart:");
+    yaml.lines().skip(1).for_each(|line| story.say(&format!("    {line}")));
+    let words = curl_cart(cast)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let shown = format!("edit {}\n{}", path.display(), cast.shown("shop/web", &words));
+    story.claim("within a second shop/web is refused", &shown, || {
+        cast.cluster.apply("policy.yaml", &yaml)?;
+        let saved = Instant::now();
+        let said =
+            wait_for("the refusal", Duration::from_secs(10), || cast.refused("shop/web", &words))?;
+        let took = saved.elapsed();
+        ensure!(took <= PROMPT, "it took {took:?}");
+        Ok(format!("{said}\n{} ms after the file was saved", took.as_millis()))
+    });
+    story.claim("shop/pricing is not", &cast.shown("shop/pricing", &words), || {
+        cast.ask("shop/pricing", &words)
+    });
+    Ok(())
+}
+
+fn explained(story: &mut Story, cast: &Cast) -> Result<()> {
+    story.chapter(&format!("The refusal has one reason everywhere: {REASON}"));
+    let daemon = cast.cluster.daemon("b")?;
+    let log = daemon.place().logs.join("node-b.log");
+    story.claim("in the daemon's log", &format!("grep {REASON} {}", log.display()), || {
+        let log = daemon.log()?;
+        let line = log.lines().rfind(|line| line.contains(REASON)).context("no line has it")?;
+        ensure!(
+            line.contains("shop/cart-callers") || line.contains("cart-callers"),
+            "it does not name the policy: {line}"
+        );
+        Ok(line.to_owned())
+    });
+    let words = ["curl", "-s", "http://127.0.0.1:15020/metrics"];
+    story.claim(
+        "in its metrics",
+        &format!("{} | grep {REASON}", daemon.place().shown(&words)),
+        || {
+            let metrics = daemon.metrics()?;
+            let found = metrics.lines().find(|line| line.contains(&format!("reason=\"{REASON}\"")));
+            Ok(found.context("no series has it")?.to_owned())
+        },
+    );
+    let meshctl = binaries::ours("meshctl")?.display().to_string();
+    let to = format!("{}:80", cast.pod("shop/cart")?.ip4());
+    let words = [&meshctl, "explain", "--from", "shop/web", "--to", &to];
+    story.claim(
+        "and in the answer to `explain`, from the daemon's live state",
+        &daemon.place().shown(&words),
+        || {
+            let output = daemon.place().run(&words)?;
+            let said = testbed::command::text(&output.stdout);
+            if !said.contains(REASON) || !said.contains("cart-callers") {
+                bail!("{}{}", said, testbed::command::text(&output.stderr));
+            }
+            Ok(said.trim().to_owned())
+        },
+    );
+    Ok(())
+}
+
+fn restored(story: &mut Story, cast: &Cast) -> Result<()> {
+    let words = curl_cart(cast)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let path = cast.cluster.manifest_dir().join("policy.yaml");
+    let shown = format!("rm {}\n{}", path.display(), cast.shown("shop/web", &words));
+    story.claim("the file removed, shop/web is served again within a second", &shown, || {
+        cast.cluster.delete("policy.yaml")?;
+        let removed = Instant::now();
+        let page = wait_for("the page", Duration::from_secs(10), || cast.ask("shop/web", &words))?;
+        let took = removed.elapsed();
+        ensure!(took <= PROMPT, "it took {took:?}");
+        Ok(format!("{page}\n{} ms after the file was removed", took.as_millis()))
+    });
+    Ok(())
+}
+
+fn strict(story: &mut Story, cast: &Cast) -> Result<()> {
+    story.chapter("STRICT: no identity, no entrance");
+    let words = curl_cart(cast)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    story.claim(
+        "so far the stranger's clear text is let in (PERMISSIVE)",
+        &cast.shown("street/stranger", &words),
+        || cast.ask("street/stranger", &words),
+    );
+    let yaml = peer_authentication("shop", "STRICT");
+    let path = cast.cluster.manifest_dir().join("strict.yaml");
+    yaml.lines().skip(1).for_each(|line| story.say(&format!("    {line}")));
+    let shown = format!("edit {}\n{}", path.display(), cast.shown("street/stranger", &words));
+    story.claim("with mode STRICT the stranger is refused within a second", &shown, || {
+        cast.cluster.apply("strict.yaml", &yaml)?;
+        let saved = Instant::now();
+        let said = wait_for("the refusal", Duration::from_secs(10), || {
+            cast.refused("street/stranger", &words)
+        })?;
+        let took = saved.elapsed();
+        ensure!(took <= PROMPT, "it took {took:?}");
+        Ok(format!("{said}\n{} ms after the file was saved", took.as_millis()))
+    });
+    story.claim(
+        "and shop/web, which has a certificate, is served",
+        &cast.shown("shop/web", &words),
+        || cast.ask("shop/web", &words),
+    );
+    Ok(())
+}
