@@ -1,0 +1,204 @@
+//! connect(): sends a pod's outbound connections to the daemon, and shows the application what it asked for.
+//!
+//! In: the address given to connect(). Out: the address rewritten and the original kept on the socket, or why not.
+//! No verdicts: the entry points turn reasons into verdicts.
+
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+
+use aya_ebpf::{
+    bindings::bpf_sock_addr, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext,
+};
+use ebpf_common::{
+    Counter, FAIL_OPEN, HBONE_PORT, Ip, OUTBOUND_PORT, OriginalDestination, PLAINTEXT_PORT, Pod,
+};
+
+use crate::maps::{ADDRESSES, PODS, Socket, daemon_listens};
+
+const IPPROTO_TCP: u32 = 6;
+
+/// Why a connection is not captured.
+pub enum Uncaptured {
+    /// Only TCP is.
+    NotTcp,
+    /// The namespace is no enrolled pod's.
+    NotEnrolled,
+    /// The daemon's own socket.
+    Own,
+    /// To the pod itself.
+    Local,
+    /// To a link-local address, which no tunnel can carry: it means nothing without an interface.
+    LinkLocal,
+    /// To one of the daemon's ports in the pod: relayed, it would come back for ever.
+    OwnPort,
+    /// The pod has no address of this family to redirect to.
+    NoAddress,
+    /// Nobody listens, and the pod fails open.
+    DaemonAwayFailOpen,
+    /// Nobody listens.
+    DaemonAway,
+    /// The original destination could not be kept.
+    NoMemory,
+}
+
+/// How an address lies in `bpf_sock_addr`. The verifier allows a program only the fields of its own family.
+pub trait Family {
+    /// The address that the application gave.
+    fn address(sock_addr: *mut bpf_sock_addr) -> Ip;
+    /// Replaces it.
+    fn set_address(sock_addr: *mut bpf_sock_addr, ip: Ip);
+}
+
+/// AF_INET.
+pub struct Inet4;
+
+impl Family for Inet4 {
+    #[inline(always)]
+    fn address(sock_addr: *mut bpf_sock_addr) -> Ip {
+        // SAFETY: the context of an AF_INET program has this field; volatile keeps the access one 4-byte load.
+        Ip::from_v4_be(unsafe { read_volatile(addr_of!((*sock_addr).user_ip4)) })
+    }
+
+    #[inline(always)]
+    fn set_address(sock_addr: *mut bpf_sock_addr, ip: Ip) {
+        // SAFETY: as above, and the field is writable.
+        unsafe { write_volatile(addr_of_mut!((*sock_addr).user_ip4), ip.0[3]) }
+    }
+}
+
+/// AF_INET6, mapped IPv4 addresses included.
+pub struct Inet6;
+
+impl Family for Inet6 {
+    #[inline(always)]
+    fn address(sock_addr: *mut bpf_sock_addr) -> Ip {
+        let word = |index: usize| {
+            // SAFETY: the context of an AF_INET6 program has this field of four words.
+            unsafe { read_volatile(addr_of!((*sock_addr).user_ip6[index])) }
+        };
+        Ip([word(0), word(1), word(2), word(3)])
+    }
+
+    #[inline(always)]
+    fn set_address(sock_addr: *mut bpf_sock_addr, ip: Ip) {
+        let set = |index: usize| {
+            // SAFETY: as above, and the field is writable.
+            unsafe { write_volatile(addr_of_mut!((*sock_addr).user_ip6[index]), ip.0[index]) }
+        };
+        set(0);
+        set(1);
+        set(2);
+        set(3);
+    }
+}
+
+/// Rewrites the destination to the daemon's listener at the pod's own address.
+///
+/// Not to loopback: getsockname() would show it, and sockets bound to the pod's interface could not reach it.
+#[inline(always)]
+pub fn capture<F: Family>(ctx: &SockAddrContext) -> Result<(), Uncaptured> {
+    let sock_addr = ctx.sock_addr;
+    // SAFETY: every sock_addr context has the field.
+    if unsafe { read_volatile(addr_of!((*sock_addr).protocol)) } != IPPROTO_TCP {
+        return Err(Uncaptured::NotTcp);
+    }
+    // SAFETY: the helper takes this context.
+    let netns = unsafe { bpf_get_netns_cookie(sock_addr.cast()) };
+    // SAFETY: elements are never freed while a program runs, and every write of user space is of a whole element.
+    let Some(pod) = (unsafe { PODS.get(netns) }) else {
+        return Err(Uncaptured::NotEnrolled);
+    };
+    let Some(socket) = socket(sock_addr) else { return Err(Uncaptured::NoMemory) };
+    if socket.is_own() {
+        return Err(Uncaptured::Own);
+    }
+    let ip = F::address(sock_addr);
+    let port = port(sock_addr);
+    if is_local(netns, ip) {
+        let own = port == OUTBOUND_PORT || port == PLAINTEXT_PORT || port == HBONE_PORT;
+        return Err(if own { Uncaptured::OwnPort } else { Uncaptured::Local });
+    }
+    if ip.is_link_local_v6() {
+        return Err(Uncaptured::LinkLocal);
+    }
+    let to = listener(pod, ip)?;
+    let original = OriginalDestination { ip, port: u32::from(port) };
+    if socket.set_original_destination(original).is_none() {
+        return Err(Uncaptured::NoMemory);
+    }
+    F::set_address(sock_addr, to);
+    set_port(sock_addr, OUTBOUND_PORT);
+    Ok(())
+}
+
+/// Gives getpeername() of a captured socket the address that the application asked for.
+#[inline(always)]
+pub fn restore_peer<F: Family>(ctx: &SockAddrContext) {
+    if port(ctx.sock_addr) != OUTBOUND_PORT {
+        return;
+    }
+    if let Some(original) = socket(ctx.sock_addr).and_then(Socket::original_destination) {
+        F::set_address(ctx.sock_addr, original.ip);
+        set_port(ctx.sock_addr, original.port as u16);
+    }
+}
+
+/// Whether the pod connects to itself, at whichever of its addresses.
+#[inline(always)]
+fn is_local(netns: u64, ip: Ip) -> bool {
+    if ip.is_loopback() || ip.is_unspecified() {
+        return true;
+    }
+    // SAFETY: as for `PODS` above.
+    unsafe { ADDRESSES.get(ip) }.is_some_and(|address| address.netns == netns)
+}
+
+/// The pod's address at which the daemon listens, of the destination's family.
+#[inline(always)]
+fn listener(pod: &Pod, destination: Ip) -> Result<Ip, Uncaptured> {
+    let to = if destination.is_v4() { pod.ip4 } else { pod.ip6 };
+    if to.is_unspecified() {
+        return Err(Uncaptured::NoAddress);
+    }
+    if daemon_listens(to) {
+        return Ok(to);
+    }
+    if pod.flags & FAIL_OPEN != 0 {
+        return Err(Uncaptured::DaemonAwayFailOpen);
+    }
+    Err(Uncaptured::DaemonAway)
+}
+
+#[inline(always)]
+fn socket(sock_addr: *mut bpf_sock_addr) -> Option<Socket> {
+    // SAFETY: every sock_addr context has the field; it is a union with one member.
+    Socket::new(unsafe { (*sock_addr).__bindgen_anon_1.sk })
+}
+
+#[inline(always)]
+fn port(sock_addr: *mut bpf_sock_addr) -> u16 {
+    // SAFETY: every sock_addr context has the field, a port in network order in its low half.
+    u16::from_be(unsafe { read_volatile(addr_of!((*sock_addr).user_port)) } as u16)
+}
+
+#[inline(always)]
+fn set_port(sock_addr: *mut bpf_sock_addr, port: u16) {
+    // SAFETY: as in `port`, and the field is writable.
+    unsafe { write_volatile(addr_of_mut!((*sock_addr).user_port), u32::from(port.to_be())) }
+}
+
+/// What connect() does: 1 goes on, 0 is EPERM to the application.
+#[inline(always)]
+pub fn verdict(result: Result<(), Uncaptured>) -> (i32, Option<Counter>) {
+    match result {
+        Ok(()) => (1, Some(Counter::OutboundCaptured)),
+        Err(Uncaptured::NotTcp | Uncaptured::NotEnrolled) => (1, None),
+        Err(Uncaptured::Own) => (1, Some(Counter::OutboundOwn)),
+        Err(Uncaptured::Local) => (1, Some(Counter::OutboundLocal)),
+        Err(Uncaptured::LinkLocal) => (1, Some(Counter::OutboundLinkLocal)),
+        Err(Uncaptured::DaemonAwayFailOpen) => (1, Some(Counter::OutboundFailedOpen)),
+        Err(Uncaptured::DaemonAway) => (0, Some(Counter::OutboundRefusedDaemonAway)),
+        Err(Uncaptured::OwnPort) => (0, Some(Counter::OutboundRefusedOwnPort)),
+        Err(Uncaptured::NoAddress) => (0, Some(Counter::OutboundRefusedNoAddress)),
+        Err(Uncaptured::NoMemory) => (0, Some(Counter::OutboundRefusedNoMemory)),
+    }
+}
