@@ -1,3 +1,6 @@
 //! The node daemon: captures pod traffic, tunnels it, authorizes it.
+#![deny(unsafe_code)]
 
+pub mod capture;
 pub mod next_hop;
+pub mod sys;

@@ -1,0 +1,88 @@
+//! The daemon's listening sockets inside a pod.
+//!
+//! In: a pod's namespace. Out: its listeners. Whom a connection reaches is decided by the kernel programs: they
+//! assign these sockets by themselves, whatever address and port the sockets are bound to.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    num::NonZeroUsize,
+};
+
+use ebpf_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::netns::Netns;
+
+/// Connections that wait to be accepted: 2000 at once must not lose a SYN, which is repeated after a second only.
+const BACKLOG: i32 = 4096;
+
+/// The listeners of one pod, one of each kind for each data thread.
+#[derive(Debug)]
+pub struct PodListeners {
+    /// Captured outbound connections, port 15001.
+    pub outbound: Vec<TcpListener>,
+    /// Captured inbound plaintext, port 15006.
+    pub plaintext: Vec<TcpListener>,
+    /// Tunnels, port 15008.
+    pub hbone: Vec<TcpListener>,
+}
+
+impl PodListeners {
+    /// Opens `per_port` listeners for each port; all non-blocking.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the kernel's answer to socket(), bind() or listen().
+    pub fn open(netns: &Netns, per_port: NonZeroUsize) -> io::Result<Self> {
+        let some = |port| -> io::Result<Vec<_>> {
+            (0..per_port.get()).map(|_| pod_listener(netns, port)).collect()
+        };
+        Ok(Self {
+            outbound: some(OUTBOUND_PORT)?,
+            plaintext: some(PLAINTEXT_PORT)?,
+            hbone: some(HBONE_PORT)?,
+        })
+    }
+}
+
+/// Opens a non-blocking listener for all addresses of the pod, both families.
+///
+/// If a process of the pod holds the port, another one is taken: the kernel programs steer to the socket, so that
+/// squatting on a port keeps no pod out of the mesh. Peers of IPv4 appear as mapped addresses.
+///
+/// # Errors
+/// The namespace cannot be entered, or the kernel's answer to socket(), bind() or listen().
+pub fn pod_listener(netns: &Netns, port: u16) -> io::Result<TcpListener> {
+    netns.enter(|| match listen(port) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => listen(0),
+        other => other,
+    })?
+}
+
+fn listen(port: u16) -> io::Result<TcpListener> {
+    let socket = match Socket::new(Domain::IPV6, Type::STREAM.nonblocking(), Some(Protocol::TCP)) {
+        Ok(socket) => {
+            socket.set_only_v6(false)?;
+            reuse_port(&socket)?;
+            socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+            socket
+        }
+        // IPv6 is switched off.
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            let socket =
+                Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+            reuse_port(&socket)?;
+            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+            socket
+        }
+        Err(error) => return Err(error),
+    };
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The data threads share the port with one another, and with the daemon that they replace while it drains.
+fn reuse_port(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)
+}
