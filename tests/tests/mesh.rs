@@ -1,8 +1,23 @@
 //! End-to-end tests: real processes in network namespaces. They need root and cgroup v2; without, they say so and pass, except
 //! where the environment has `CI=true`.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a step that fails is the test failing")]
 
+#[path = "mesh/address_reuse.rs"]
+mod address_reuse;
+#[path = "mesh/enrolment.rs"]
+mod enrolment;
+#[path = "mesh/fabric.rs"]
+mod fabric;
+#[path = "mesh/outage.rs"]
+mod outage;
+#[path = "mesh/policy.rs"]
+mod policy;
 #[path = "mesh/privilege.rs"]
 mod privilege;
+#[path = "mesh/shop.rs"]
+mod shop;
 #[path = "mesh/topology.rs"]
 mod topology;
+#[path = "mesh/traffic.rs"]
+mod traffic;

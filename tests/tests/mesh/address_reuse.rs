@@ -1,0 +1,49 @@
+//! An address outlives its pod: whoever gets it next is somebody else.
+
+use testbed::PodSpec;
+use testbed::manifests::{authorization_policy, from_principal};
+
+use crate::shop::Answer::{Refused, Served};
+use crate::shop::Shop;
+
+#[test]
+fn a_reused_address_does_not_inherit_the_rights_of_its_last_owner() {
+    let Some(mut shop) = Shop::open() else { return };
+    let cart = format!("{}:7000", shop.pod("shop/cart").ip4());
+    let yaml =
+        authorization_policy("shop/callers", "ALLOW", "cart", &from_principal("shop", "web"));
+    shop.cluster.apply("policy.yaml", &yaml).unwrap();
+    shop.expect(&cart, &[("shop/web", Served), ("shop/near", Refused)]);
+    let old = shop.pod("shop/web").ips();
+
+    shop.cluster.remove_pod("shop/web").unwrap();
+    let heir = shop.cluster.add_pod(PodSpec::new("data/heir", "a")).unwrap();
+    assert_eq!(heir.ips(), old);
+    // Never served, not even at first: every attempt counts.
+    for _ in 0..20 {
+        shop.attempt("data/heir", &cart).unwrap_err();
+    }
+
+    shop.cluster.remove_pod("data/heir").unwrap();
+    let web = shop.cluster.add_pod(PodSpec::new("shop/web", "a")).unwrap();
+    assert_eq!(web.ips(), old);
+    shop.expect(&cart, &[("shop/web", Served), ("shop/near", Refused)]);
+}
+
+#[test]
+fn connections_to_a_reused_address_reach_its_new_owner_as_such() {
+    let Some(mut shop) = Shop::open() else { return };
+    let near = format!("{}:7000", shop.pod("shop/near").ip4());
+    let yaml = authorization_policy("shop/closed", "DENY", "near", "  - {}\n");
+    shop.cluster.apply("policy.yaml", &yaml).unwrap();
+    shop.expect(
+        &near,
+        &[("shop/cart", Refused), ("shop/web", Refused), ("street/stranger", Refused)],
+    );
+    let old = shop.pod("shop/near").ips();
+    shop.cluster.remove_pod("shop/near").unwrap();
+    let heir = shop.cluster.add_pod(PodSpec::new("data/heir", "a")).unwrap();
+    assert_eq!(heir.ips(), old);
+    shop.serve("data/heir");
+    shop.expect(&near, &[("shop/cart", Served), ("shop/web", Served), ("street/stranger", Served)]);
+}

@@ -1,0 +1,79 @@
+//! What happens when a part dies: nothing goes in the clear, and its successor carries on.
+
+use testbed::wait::wait_until;
+
+use crate::shop::Answer::{Refused, Served};
+use crate::shop::{IN_FORCE, Shop};
+
+#[test]
+fn without_its_daemon_a_pod_neither_connects_nor_is_connected_to() {
+    let Some(mut shop) = Shop::open() else { return };
+    let (web, cart) = (shop.pod("shop/web").clone(), shop.pod("shop/cart").clone());
+    let to = format!("{}:7000", cart.ip4());
+    let mut held = shop.hold("shop/web", &to);
+    shop.attempt("shop/web", &to).unwrap();
+    let filter = format!("host {} and host {}", web.ip4(), cart.ip4());
+    let tcpdump = shop.cluster.tcpdump("outage", &filter).unwrap();
+    shop.cluster.daemon_mut("a").unwrap().kill().unwrap();
+    wait_until("the end of what was open", IN_FORCE, || held.check_running().is_err()).unwrap();
+    let start = std::time::Instant::now();
+    let error = shop.attempt("shop/web", &to).unwrap_err();
+    assert!(format!("{error:#}").contains("not permitted"), "{error:#}");
+    for from in ["shop/cart", "street/stranger", "data/batch"] {
+        shop.attempt(from, &format!("{}:7000", shop.pod("shop/near").ip4())).unwrap_err();
+    }
+    // At once: a refusal that takes its time would be a timeout.
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+    let packets = tcpdump.stop().unwrap();
+    assert!(packets.tcp_ports().unwrap().is_subset(&[15008].into()));
+
+    shop.cluster.daemon_mut("a").unwrap().restart().unwrap();
+    shop.expect(&to, &[("shop/web", Served), ("data/batch", Served)]);
+    shop.expect(
+        &format!("{}:7000", shop.pod("shop/near").ip4()),
+        &[("shop/cart", Served), ("street/stranger", Served)],
+    );
+}
+
+#[test]
+fn a_restarted_daemon_adopts_the_pins_and_knows_its_pods() {
+    let Some(mut shop) = Shop::open() else { return };
+    let pins = |shop: &Shop| {
+        let folder = shop.cluster.daemon("a").unwrap().pin_dir().display().to_string();
+        let listing =
+            testbed::command::run("find", [&folder, "-type", "f", "-printf", "%p %i\n"]).unwrap();
+        let mut lines: Vec<String> = listing.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let before = pins(&shop);
+    assert!(!before.is_empty());
+    shop.cluster.daemon_mut("a").unwrap().kill().unwrap();
+    assert_eq!(pins(&shop), before);
+    shop.cluster.daemon_mut("a").unwrap().restart().unwrap();
+    assert_eq!(pins(&shop), before);
+    shop.expect(&format!("{}:7000", shop.pod("shop/cart").ip4()), &[("shop/web", Served)]);
+}
+
+#[test]
+fn a_daemon_that_is_told_to_end_refuses_like_one_that_died() {
+    let Some(mut shop) = Shop::open() else { return };
+    let to = format!("{}:7000", shop.pod("shop/cart").ip4());
+    shop.cluster.daemon_mut("a").unwrap().stop().unwrap();
+    shop.expect(&to, &[("shop/web", Refused)]);
+    shop.cluster.daemon_mut("a").unwrap().restart().unwrap();
+    shop.expect(&to, &[("shop/web", Served)]);
+}
+
+#[test]
+fn without_the_control_plane_the_last_state_stays_in_force() {
+    let Some(mut shop) = Shop::open() else { return };
+    let to = format!("{}:7000", shop.pod("shop/cart").ip4());
+    shop.attempt("shop/web", &to).unwrap();
+    shop.cluster.control_mut().unwrap().kill().unwrap();
+    shop.expect(&to, &[("shop/web", Served), ("data/batch", Served)]);
+    let yaml = testbed::manifests::authorization_policy("shop/closed", "DENY", "cart", "  - {}\n");
+    shop.cluster.apply("policy.yaml", &yaml).unwrap();
+    shop.cluster.control_mut().unwrap().restart().unwrap();
+    shop.expect(&to, &[("shop/web", Refused), ("data/batch", Refused)]);
+}
