@@ -1,9 +1,11 @@
-//! Who a peer is: SPIFFE names, certificates and the client of the certificate authority.
+//! Who a peer is: SPIFFE names, certificates, the client of the certificate authority, and how
+//! the control plane is reached and known.
 //!
 //! Private keys of workloads do not leave this module: others get TLS configurations.
 
 mod authority;
 mod chain;
+mod control_plane;
 mod credential;
 mod handshake_error;
 #[cfg(test)]
@@ -21,6 +23,7 @@ mod verifier;
 
 pub use authority::{Authority, AuthorityError, ServerCertificate, SignError, Validity};
 pub use chain::ChainError;
+pub use control_plane::{Roots, ServerConfig, ServerError, Token};
 pub use credential::Credential;
 pub use handshake_error::HandshakeError;
 pub use identities::{CertificateState, Identities, IdentityConfig, Unavailable};

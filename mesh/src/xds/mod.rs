@@ -12,7 +12,8 @@ mod config;
 mod session;
 mod status;
 
+pub use crate::identity::{Roots, ServerConfig, ServerError, Token};
 pub use client::run;
-pub use config::{Roots, ServerConfig, ServerError, Token, XdsConfig};
+pub use config::XdsConfig;
 pub use session::{Handled, Rejected, ResourceType, Session};
 pub use status::{TypeStatus, XdsStatus};

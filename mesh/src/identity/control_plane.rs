@@ -1,0 +1,288 @@
+//! How to reach a server of the control plane, how to know it and how to be known by it.
+//!
+//! In: addresses, paths and texts of the configuration. Out: an endpoint to dial and the headers of a call. Files are
+//! read for each connection or call, because roots and tokens are replaced while the process runs.
+
+use std::{fs, io, net::IpAddr, path::PathBuf, time::Duration};
+
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tonic::{
+    metadata::{AsciiMetadataValue, errors::InvalidMetadataValue},
+    transport::{Certificate, ClientTlsConfig, Endpoint, Uri},
+};
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// A silent server is asked for a sign of life this often, and given this long: a stream through a NAT that forgot it
+/// would otherwise look open forever.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_LIMIT: Duration = Duration::from_secs(10);
+
+/// A server of the control plane.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// `https://host:port`, or `http://host:port` for plain text. `https` if there is no scheme. With a token, plain
+    /// text is only for this machine's own addresses.
+    pub address: String,
+    /// Certificates that may have signed the server's.
+    pub roots: Roots,
+    /// The name the server's certificate must bear, if it is not the host of the address.
+    pub server_name: Option<String>,
+    /// Proves who asks. None where the connection itself does.
+    pub token: Option<Token>,
+    /// The header `clusterid`.
+    pub cluster_id: String,
+}
+
+/// Root certificates.
+#[derive(Clone, Debug)]
+pub enum Roots {
+    /// A PEM file, read for each connection.
+    File(PathBuf),
+    /// PEM text.
+    Pem(String),
+}
+
+/// A bearer token.
+#[derive(Clone)]
+pub enum Token {
+    /// A file, read for each connection.
+    File(PathBuf),
+    /// The token itself.
+    Literal(String),
+}
+
+/// Why a server cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address is no URI with `http` or `https` and a host.
+    #[error("`{address}` is no address of a server")]
+    Address {
+        /// The text as given.
+        address: String,
+        /// What the parser said.
+        source: tonic::transport::Error,
+    },
+    /// The roots cannot be read.
+    #[error("reading the root certificates in {path}")]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No certificate is among the roots, so no server could be known.
+    #[error("{origin} has no usable root certificate for `{address}`: {reason}")]
+    NoRoot {
+        /// The file, or that it is the configuration's own text.
+        origin: String,
+        /// The server.
+        address: String,
+        /// What the parser said.
+        reason: String,
+    },
+    /// The TLS library does not take the roots or the server's name.
+    #[error("preparing TLS for `{address}`")]
+    Tls {
+        /// The server.
+        address: String,
+        /// What the TLS library said.
+        source: tonic::transport::Error,
+    },
+    /// Whoever carries the packets could take the token and be this node.
+    #[error("a token is not sent to `{address}` in plain text: use https")]
+    PlaintextToken {
+        /// The server.
+        address: String,
+    },
+    /// The token cannot be read.
+    #[error("reading the token in {path}")]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The token's file has no token.
+    #[error("the token in {path} is empty")]
+    EmptyToken {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A header's value has characters that a header cannot carry.
+    #[error("the header {name} cannot carry its value")]
+    Header {
+        /// The header.
+        name: &'static str,
+        /// What the library said.
+        source: InvalidMetadataValue,
+    },
+}
+
+impl ServerConfig {
+    /// Whether the connection goes without TLS.
+    pub(crate) fn is_plaintext(&self) -> bool {
+        self.address.starts_with("http://")
+    }
+
+    /// What to dial.
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, ServerError> {
+        let address = if self.address.contains("://") {
+            self.address.clone()
+        } else {
+            format!("https://{}", self.address)
+        };
+        let endpoint = Endpoint::from_shared(address)
+            .map_err(|source| ServerError::Address { address: self.address.clone(), source })?
+            .connect_timeout(CONNECT_LIMIT)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_LIMIT)
+            .keep_alive_while_idle(true);
+        if self.is_plaintext() {
+            if self.token.is_some() && !is_own_machine(endpoint.uri()) {
+                return Err(ServerError::PlaintextToken { address: self.address.clone() });
+            }
+            return Ok(endpoint);
+        }
+        let roots = self.roots_pem()?;
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(roots));
+        if let Some(name) = &self.server_name {
+            tls = tls.domain_name(name);
+        }
+        endpoint
+            .tls_config(tls)
+            .map_err(|source| ServerError::Tls { address: self.address.clone(), source })
+    }
+
+    /// The roots as they are at present, at least one of which is a certificate: the TLS library takes none for none.
+    pub(crate) fn roots_pem(&self) -> Result<String, ServerError> {
+        let (origin, pem) = match &self.roots {
+            Roots::File(path) => {
+                let pem = fs::read_to_string(path)
+                    .map_err(|source| ServerError::Roots { path: path.clone(), source })?;
+                (path.display().to_string(), pem)
+            }
+            Roots::Pem(pem) => ("the configuration".into(), pem.clone()),
+        };
+        match CertificateDer::from_pem_slice(pem.as_bytes()) {
+            Ok(_) => Ok(pem),
+            Err(error) => {
+                let (address, reason) = (self.address.clone(), error.to_string());
+                Err(ServerError::NoRoot { origin, address, reason })
+            }
+        }
+    }
+
+    /// The headers of a call.
+    pub(crate) fn headers(&self) -> Result<Vec<(&'static str, AsciiMetadataValue)>, ServerError> {
+        let header = |name, value: &str| match value.parse::<AsciiMetadataValue>() {
+            Ok(value) => Ok((name, value)),
+            Err(source) => Err(ServerError::Header { name, source }),
+        };
+        let mut headers = vec![header("clusterid", &self.cluster_id)?];
+        if let Some(token) = &self.token {
+            let (name, mut bearer) = header("authorization", &format!("Bearer {}", token.read()?))?;
+            bearer.set_sensitive(true);
+            headers.push((name, bearer));
+        }
+        Ok(headers)
+    }
+}
+
+impl Token {
+    fn read(&self) -> Result<String, ServerError> {
+        match self {
+            Self::File(path) => {
+                let text = fs::read_to_string(path)
+                    .map_err(|source| ServerError::Token { path: path.clone(), source })?;
+                match text.trim() {
+                    "" => Err(ServerError::EmptyToken { path: path.clone() }),
+                    token => Ok(token.to_owned()),
+                }
+            }
+            Self::Literal(token) => Ok(token.clone()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Token {
+    /// A literal token stays out of logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Literal(_) => f.write_str("Literal(..)"),
+        }
+    }
+}
+
+fn is_own_machine(address: &Uri) -> bool {
+    let host = address.host().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(address: &str) -> ServerConfig {
+        ServerConfig {
+            address: address.into(),
+            roots: Roots::File("/nonexistent/root-cert.pem".into()),
+            server_name: None,
+            token: Some(Token::Literal("secret".into())),
+            cluster_id: "Kubernetes".into(),
+        }
+    }
+
+    fn refusal(server: &ServerConfig) -> String {
+        server.endpoint().err().map_or("accepted".into(), |error| error.to_string())
+    }
+
+    #[test]
+    fn a_token_is_sent_in_plain_text_to_this_machine_only() {
+        for own in ["http://localhost:15010", "http://127.0.0.1:15010", "http://[::1]:15010"] {
+            assert_eq!(refusal(&server(own)), "accepted", "{own}");
+        }
+        let refused = "a token is not sent to `http://10.0.0.1:15010` in plain text: use https";
+        assert_eq!(refusal(&server("http://10.0.0.1:15010")), refused);
+        let anonymous = ServerConfig { token: None, ..server("http://10.0.0.1:15010") };
+        assert_eq!(refusal(&anonymous), "accepted");
+    }
+
+    #[test]
+    fn without_a_scheme_an_address_is_one_of_tls() {
+        assert_eq!(
+            refusal(&server("istiod.istio-system.svc:15012")),
+            "reading the root certificates in /nonexistent/root-cert.pem"
+        );
+    }
+
+    #[test]
+    fn roots_must_hold_a_certificate() {
+        let empty = ServerConfig { roots: Roots::Pem(String::new()), ..server("https://ca") };
+        assert_eq!(
+            refusal(&empty),
+            "the configuration has no usable root certificate for `https://ca`: no items found"
+        );
+    }
+
+    #[test]
+    fn an_empty_token_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let token = Some(Token::File(file.path().into()));
+        let error = ServerConfig { token, ..server("https://ca") }.headers().unwrap_err();
+        let expected = format!("the token in {} is empty", file.path().display());
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn a_token_is_sent_without_the_line_end_of_its_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "secret\n").unwrap();
+        let token = Some(Token::File(file.path().into()));
+        let headers = ServerConfig { token, ..server("https://ca") }.headers().unwrap();
+        let bearer = headers.iter().find(|(name, _)| *name == "authorization").unwrap();
+        assert_eq!(bearer.1.to_str().unwrap(), "Bearer secret");
+        assert!(bearer.1.is_sensitive());
+    }
+}
