@@ -4,6 +4,7 @@
 //! Private keys of workloads do not leave this module: others get TLS configurations.
 
 mod authority;
+mod ca_client;
 mod chain;
 mod control_plane;
 mod credential;
@@ -22,6 +23,7 @@ mod tls;
 mod verifier;
 
 pub use authority::{Authority, AuthorityError, ServerCertificate, SignError, Validity};
+pub use ca_client::CaClient;
 pub use chain::ChainError;
 pub use control_plane::{Roots, ServerConfig, ServerError, Token};
 pub use credential::Credential;

@@ -1,8 +1,8 @@
 //! Where certificates come from, and why one does not come.
 
-use std::{io, path::PathBuf, pin::Pin, time::Duration};
+use std::{pin::Pin, time::Duration};
 
-use super::{ChainError, HandshakeError, KeyError, SignError, Spiffe};
+use super::{ChainError, HandshakeError, KeyError, ServerError, SignError, Spiffe};
 
 /// A boxed future, for a trait that is used as an object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -52,40 +52,9 @@ pub enum IssueError {
 /// Why the certificate authority gave no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
-    /// Our configuration: the address is not one of a server.
-    #[error("`{address}` is not the address of a certificate authority: {reason}")]
-    Address {
-        /// As configured.
-        address: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Our configuration: a file cannot be read.
-    #[error("reading {}", .path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What the kernel says.
-        source: io::Error,
-    },
-    /// Our configuration: the roots for the connection to the certificate authority are not PEM certificates.
-    #[error("{origin} has no usable root certificate for {address}: {reason}")]
-    Roots {
-        /// The file, or `the configuration`.
-        origin: String,
-        /// For whom.
-        address: String,
-        /// What the parser found.
-        reason: String,
-    },
-    /// Our configuration: the token that proves who we are is empty or has characters that no header may have.
-    #[error("the token in {} cannot be sent: {reason}", .path.display())]
-    Token {
-        /// Its file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
+    /// Our configuration: address, roots, or token.
+    #[error(transparent)]
+    Configuration(#[from] ServerError),
     /// The network: no connection.
     #[error("cannot connect to the certificate authority at {address}: {reason}")]
     Connect {
@@ -120,22 +89,22 @@ pub enum CaError {
         message: String,
     },
     /// The certificate authority refuses the request itself.
-    #[error("the certificate authority refused the request for {who} ({code}): {message}")]
+    #[error("the certificate authority refused the request for {who} ({code:?}): {message}")]
     Rejected {
         /// For whom we asked.
         who: Spiffe,
         /// The gRPC status.
-        code: &'static str,
+        code: tonic::Code,
         /// What it says.
         message: String,
     },
     /// The certificate authority has a fault, or is overloaded or shutting down.
-    #[error("the certificate authority at {address} failed ({code}): {message}")]
+    #[error("the certificate authority at {address} failed ({code:?}): {message}")]
     Unavailable {
         /// As configured.
         address: String,
         /// The gRPC status.
-        code: &'static str,
+        code: tonic::Code,
         /// What it says.
         message: String,
     },

@@ -156,7 +156,7 @@ impl ClientCertVerifier for ClientVerifier {
 }
 
 /// All of Istio's roots have the same subject, so a stranger's chain shows as a bad signature under our root.
-fn unknown_issuer(error: Error) -> Error {
+pub(super) fn unknown_issuer(error: Error) -> Error {
     if error == Error::InvalidCertificate(CertificateError::BadSignature) {
         CertificateError::UnknownIssuer.into()
     } else {
