@@ -2,5 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod capture;
+pub mod config;
 pub mod next_hop;
+pub mod pods;
 pub mod sys;

@@ -1,0 +1,434 @@
+//! The daemon's settings, read once.
+//!
+//! In: a lookup of environment variables (Istio's names where Istio has one; ours begin with `AQUIFER_`).
+//! Out: a validated [`Config`], or every [`ConfigError`] at once. Each part receives its own section.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+/// All settings of the daemon.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    /// Who this daemon is.
+    pub node: NodeConfig,
+    /// Where configuration and certificates come from.
+    pub control_plane: ControlPlaneConfig,
+    /// How traffic is captured.
+    pub capture: CaptureSection,
+    /// Where pods are announced.
+    pub pods: PodSources,
+    /// Tunnels and connections.
+    pub tunnels: TunnelSection,
+    /// Where the daemon answers its operators.
+    pub listen: ListenSection,
+    /// Data threads. `ZTUNNEL_WORKER_THREADS`, default one per CPU.
+    pub threads: NonZeroUsize,
+    /// How long running connections may go on after SIGTERM. `CONNECTION_TERMINATION_DEADLINE`, or five seconds
+    /// less than `TERMINATION_GRACE_PERIOD_SECONDS`, default 5 s.
+    pub drain_limit: Duration,
+}
+
+/// Who this daemon is.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeConfig {
+    /// Kubernetes node. `NODE_NAME`, default the host's name.
+    pub name: String,
+    /// Pod of the daemon itself. `POD_NAME`, default `ztunnel-<node>`.
+    pub pod_name: String,
+    /// Its namespace. `POD_NAMESPACE`, default `istio-system`.
+    pub pod_namespace: String,
+    /// Address reported to the control plane. `INSTANCE_IP`, default 1.1.1.1, as Istio's.
+    pub instance_ip: IpAddr,
+    /// Network of the node's pods. `NETWORK`, default empty.
+    pub network: String,
+    /// Cluster. `ISTIO_META_CLUSTER_ID` or `CLUSTER_ID`, default `Kubernetes`.
+    pub cluster: String,
+    /// Trust domain assumed until a workload's record names one. `TRUST_DOMAIN`, default `cluster.local`.
+    pub trust_domain: String,
+    /// Version told to the control plane and to `istio_build`. `ISTIO_META_ISTIO_VERSION`, default `unknown`.
+    pub istio_version: String,
+    /// Further node metadata: every `ISTIO_META_<KEY>`.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Where configuration and certificates come from.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ControlPlaneConfig {
+    /// xDS server. `XDS_ADDRESS`, default `https://istiod.istio-system.svc:15012`; a missing scheme means https.
+    pub xds_address: String,
+    /// Roots of the xDS server's certificate (PEM file). `XDS_ROOT_CA`.
+    pub xds_root: PathBuf,
+    /// A further name accepted in its certificate. `ALT_XDS_HOSTNAME`.
+    pub xds_alt_hostname: Option<String>,
+    /// Certificate service. `CA_ADDRESS`, default the xDS address.
+    pub ca_address: String,
+    /// Roots of the certificate service's own certificate (PEM file). `CA_ROOT_CA`.
+    pub ca_root: PathBuf,
+    /// A further name accepted in its certificate. `ALT_CA_HOSTNAME`.
+    pub ca_alt_hostname: Option<String>,
+    /// Bearer token, read anew for each call. `AUTH_TOKEN`, default `./var/run/secrets/tokens/istio-token`.
+    pub token_file: PathBuf,
+    /// Lifetime asked for in certificates. `SECRET_TTL`, default 24 h.
+    pub certificate_lifetime: Duration,
+}
+
+/// How traffic is captured.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CaptureSection {
+    /// Directory of a mounted bpffs; maps and links are pinned below it, in a directory named for their layout.
+    /// `AQUIFER_PIN_DIR`, default `/sys/fs/bpf/aquifer`.
+    pub pin_dir: PathBuf,
+    /// cgroup v2 directory whose processes are looked at. `AQUIFER_CGROUP`, default the mounted hierarchy's root.
+    pub cgroup: Option<PathBuf>,
+    /// Sources whose inbound connections are not captured (kubelet probes). `AQUIFER_EXEMPT`, comma list of
+    /// CIDRs, default Istio's probe addresses 169.254.7.127/32 and fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128.
+    pub exempt: Vec<IpNet>,
+}
+
+/// Where pods are announced.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSources {
+    /// One JSON file per pod. `AQUIFER_POD_DIR`, default `/var/lib/aquifer/pods`.
+    pub directory: PathBuf,
+    /// Unix socket that takes `add` and `remove`. `AQUIFER_POD_SOCKET`, default `/run/aquifer/pods.sock`.
+    pub socket: PathBuf,
+    /// Istio's node agent (ZDS). `INPOD_UDS`; not used when unset.
+    pub node_agent: Option<PathBuf>,
+}
+
+/// Tunnels and connections.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TunnelSection {
+    /// HTTP/2 window of a stream, in bytes (RFC 9113 §6.5.2). `HTTP2_STREAM_WINDOW_SIZE`, default 4 MiB.
+    pub stream_window_bytes: NonZeroU32,
+    /// HTTP/2 window of a connection, in bytes. `HTTP2_CONNECTION_WINDOW_SIZE`, default 16 MiB.
+    pub connection_window_bytes: NonZeroU32,
+    /// Largest frame announced, in bytes. `HTTP2_FRAME_SIZE`, default 1 MiB, at most 2^24 - 1.
+    pub frame_bytes: NonZeroU32,
+    /// Streams on one tunnel before another is dialed. `POOL_MAX_STREAMS_PER_CONNECTION`, default 100.
+    pub streams_per_tunnel: NonZeroU32,
+    /// An unused tunnel is closed after this long. `POOL_UNUSED_RELEASE_TIMEOUT`, default 5 min.
+    pub idle_limit: Duration,
+    /// Whether IPv6 is used at all. `IPV6_ENABLED`, default true.
+    pub ipv6: Toggle,
+}
+
+/// Where the daemon answers its operators.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenSection {
+    /// Administration; loopback only. `AQUIFER_ADMIN_ADDRESS`, default 127.0.0.1:15000.
+    pub admin: SocketAddr,
+    /// Metrics. `AQUIFER_STATS_ADDRESS`, default 0.0.0.0:15020.
+    pub stats: SocketAddr,
+    /// Readiness. `AQUIFER_READINESS_ADDRESS`, default 0.0.0.0:15021.
+    pub readiness: SocketAddr,
+}
+
+/// A switch in the environment: `true` or `false`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub enum Toggle {
+    /// `true`
+    On,
+    /// `false`
+    Off,
+}
+
+/// A setting that cannot be used.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{name}={value}: {reason}")]
+pub struct ConfigError {
+    /// The environment variable.
+    pub name: &'static str,
+    /// What it says.
+    pub value: String,
+    /// Why that cannot be used.
+    pub reason: String,
+}
+
+impl Config {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// Every setting that cannot be used, not only the first.
+    pub fn read(
+        environment: &BTreeMap<String, String>,
+        host_name: &str,
+        cpus: NonZeroUsize,
+    ) -> Result<Self, Vec<ConfigError>> {
+        let mut from = Reader { environment, errors: Vec::new() };
+        let config = Self {
+            node: from.node(host_name),
+            control_plane: from.control_plane(),
+            capture: from.capture(),
+            pods: from.pods(),
+            tunnels: from.tunnels(),
+            listen: from.listen(),
+            threads: from.parsed("ZTUNNEL_WORKER_THREADS", cpus),
+            drain_limit: from.drain_limit(),
+        };
+        if from.errors.is_empty() { Ok(config) } else { Err(from.errors) }
+    }
+}
+
+struct Reader<'a> {
+    environment: &'a BTreeMap<String, String>,
+    errors: Vec<ConfigError>,
+}
+
+impl Reader<'_> {
+    fn node(&mut self, host_name: &str) -> NodeConfig {
+        let name = self.text("NODE_NAME", host_name);
+        let metadata = self
+            .environment
+            .iter()
+            .filter_map(|(key, value)| {
+                Some((key.strip_prefix("ISTIO_META_")?.to_owned(), value.clone()))
+            })
+            .collect();
+        let cluster = self.text("CLUSTER_ID", "Kubernetes");
+        NodeConfig {
+            pod_name: self.text("POD_NAME", &format!("ztunnel-{name}")),
+            pod_namespace: self.text("POD_NAMESPACE", "istio-system"),
+            instance_ip: self.parsed("INSTANCE_IP", IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1))),
+            network: self.text("NETWORK", ""),
+            cluster: self.text("ISTIO_META_CLUSTER_ID", &cluster),
+            trust_domain: self.text("TRUST_DOMAIN", "cluster.local"),
+            istio_version: self.text("ISTIO_META_ISTIO_VERSION", "unknown"),
+            metadata,
+            name,
+        }
+    }
+
+    fn control_plane(&mut self) -> ControlPlaneConfig {
+        const ROOT: &str = "./var/run/secrets/istio/root-cert.pem";
+        let xds_address = self.url("XDS_ADDRESS", "https://istiod.istio-system.svc:15012");
+        ControlPlaneConfig {
+            ca_address: self.url("CA_ADDRESS", &xds_address),
+            xds_address,
+            xds_root: self.text("XDS_ROOT_CA", ROOT).into(),
+            xds_alt_hostname: self.optional("ALT_XDS_HOSTNAME"),
+            ca_root: self.text("CA_ROOT_CA", ROOT).into(),
+            ca_alt_hostname: self.optional("ALT_CA_HOSTNAME"),
+            token_file: self.text("AUTH_TOKEN", "./var/run/secrets/tokens/istio-token").into(),
+            certificate_lifetime: self.duration("SECRET_TTL", Duration::from_secs(86_400)),
+        }
+    }
+
+    fn capture(&mut self) -> CaptureSection {
+        let exempt = self
+            .text("AQUIFER_EXEMPT", "169.254.7.127/32,fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128");
+        let exempt = exempt.split(',').map(str::trim).filter(|net| !net.is_empty());
+        CaptureSection {
+            exempt: exempt
+                .filter_map(|net| self.check("AQUIFER_EXEMPT", net, net.parse::<IpNet>()))
+                .collect(),
+            pin_dir: self.text("AQUIFER_PIN_DIR", "/sys/fs/bpf/aquifer").into(),
+            cgroup: self.optional("AQUIFER_CGROUP").map(PathBuf::from),
+        }
+    }
+
+    fn pods(&mut self) -> PodSources {
+        PodSources {
+            directory: self.text("AQUIFER_POD_DIR", "/var/lib/aquifer/pods").into(),
+            socket: self.text("AQUIFER_POD_SOCKET", "/run/aquifer/pods.sock").into(),
+            node_agent: self.optional("INPOD_UDS").map(PathBuf::from),
+        }
+    }
+
+    fn tunnels(&mut self) -> TunnelSection {
+        let mib = |n: u32| NonZeroU32::new(n << 20).expect("n is a positive literal");
+        let window_limit = (1 << 31) - 1;
+        TunnelSection {
+            stream_window_bytes: self.bounded("HTTP2_STREAM_WINDOW_SIZE", mib(4), window_limit),
+            connection_window_bytes: self.bounded(
+                "HTTP2_CONNECTION_WINDOW_SIZE",
+                mib(16),
+                window_limit,
+            ),
+            frame_bytes: self.bounded("HTTP2_FRAME_SIZE", mib(1), (1 << 24) - 1),
+            streams_per_tunnel: self.bounded(
+                "POOL_MAX_STREAMS_PER_CONNECTION",
+                NonZeroU32::new(100).expect("100 is not 0"),
+                window_limit,
+            ),
+            idle_limit: self.duration("POOL_UNUSED_RELEASE_TIMEOUT", Duration::from_secs(300)),
+            ipv6: self.parsed("IPV6_ENABLED", Toggle::On),
+        }
+    }
+
+    fn listen(&mut self) -> ListenSection {
+        let admin = self.parsed("AQUIFER_ADMIN_ADDRESS", SocketAddr::from(([127, 0, 0, 1], 15000)));
+        if !admin.ip().is_loopback() {
+            self.refuse("AQUIFER_ADMIN_ADDRESS", admin, "administration listens on loopback only");
+        }
+        ListenSection {
+            admin,
+            stats: self.parsed("AQUIFER_STATS_ADDRESS", SocketAddr::from(([0, 0, 0, 0], 15020))),
+            readiness: self
+                .parsed("AQUIFER_READINESS_ADDRESS", SocketAddr::from(([0, 0, 0, 0], 15021))),
+        }
+    }
+
+    /// node-proxy contract §7.5: what the grace period leaves after five seconds for the shutdown itself.
+    fn drain_limit(&mut self) -> Duration {
+        let grace: u64 = self.parsed("TERMINATION_GRACE_PERIOD_SECONDS", 10);
+        let seconds = if grace > 10 { grace - 5 } else { (grace / 2).max(1) };
+        self.duration("CONNECTION_TERMINATION_DEADLINE", Duration::from_secs(seconds))
+    }
+
+    fn optional(&self, name: &str) -> Option<String> {
+        self.environment.get(name).filter(|value| !value.is_empty()).cloned()
+    }
+
+    fn text(&self, name: &str, default: &str) -> String {
+        self.optional(name).unwrap_or_else(|| default.to_owned())
+    }
+
+    fn url(&self, name: &str, default: &str) -> String {
+        let address = self.text(name, default);
+        if address.contains("://") { address } else { format!("https://{address}") }
+    }
+
+    fn parsed<T: FromStr<Err: Display>>(&mut self, name: &'static str, default: T) -> T {
+        match self.optional(name) {
+            None => default,
+            Some(value) => self.check(name, &value, value.parse()).unwrap_or(default),
+        }
+    }
+
+    fn bounded(&mut self, name: &'static str, default: NonZeroU32, limit: u32) -> NonZeroU32 {
+        let value = self.parsed(name, default);
+        if value.get() > limit {
+            self.refuse(name, value, &format!("at most {limit} is allowed"));
+        }
+        value
+    }
+
+    fn duration(&mut self, name: &'static str, default: Duration) -> Duration {
+        match self.optional(name) {
+            None => default,
+            Some(value) => self.check(name, &value, parse_duration(&value)).unwrap_or(default),
+        }
+    }
+
+    fn check<T, E: Display>(
+        &mut self,
+        name: &'static str,
+        value: &str,
+        result: Result<T, E>,
+    ) -> Option<T> {
+        result.map_err(|reason| self.refuse(name, value, &reason.to_string())).ok()
+    }
+
+    fn refuse(&mut self, name: &'static str, value: impl Display, reason: &str) {
+        self.errors.push(ConfigError { name, value: value.to_string(), reason: reason.to_owned() });
+    }
+}
+
+impl FromStr for Toggle {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "true" => Ok(Self::On),
+            "false" => Ok(Self::Off),
+            _ => Err("expected true or false"),
+        }
+    }
+}
+
+/// Reads Go's form of a duration as far as settings use it: one whole number and one unit (`ms`, `s`, `m`, `h`).
+fn parse_duration(text: &str) -> Result<Duration, &'static str> {
+    const FORM: &str = "expected a whole number and a unit: 500ms, 10s, 5m or 24h";
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or(FORM)?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| FORM)?;
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(FORM),
+    };
+    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or("too long")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(settings: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
+        let environment =
+            settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Config::read(&environment, "host-1", NonZeroUsize::new(2).unwrap())
+    }
+
+    fn check_refused(name: &str, value: &str, reason: &str) {
+        let errors: Vec<String> =
+            read(&[(name, value)]).unwrap_err().iter().map(ToString::to_string).collect();
+        assert_eq!(errors, [format!("{name}={value}: {reason}")]);
+    }
+
+    #[test]
+    fn defaults_are_istios() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.control_plane.ca_address, "https://istiod.istio-system.svc:15012");
+        assert_eq!(config.node.pod_name, "ztunnel-host-1");
+        assert_eq!(config.tunnels.connection_window_bytes.get(), 16 << 20);
+        assert_eq!(config.drain_limit, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_certificate_service_is_where_xds_is_and_https_is_assumed() {
+        let config = read(&[("XDS_ADDRESS", "pilot:15012")]).unwrap();
+        assert_eq!(config.control_plane.ca_address, "https://pilot:15012");
+    }
+
+    #[test]
+    fn the_grace_period_bounds_the_drain() {
+        let drain = |grace| {
+            read(&[("TERMINATION_GRACE_PERIOD_SECONDS", grace)]).unwrap().drain_limit.as_secs()
+        };
+        assert_eq!([drain("30"), drain("11"), drain("10"), drain("1")], [25, 6, 5, 1]);
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_name() {
+        check_refused("ZTUNNEL_WORKER_THREADS", "0", "number would be zero for non-zero type");
+        check_refused("HTTP2_FRAME_SIZE", "16777216", "at most 16777215 is allowed");
+        check_refused(
+            "SECRET_TTL",
+            "1d",
+            "expected a whole number and a unit: 500ms, 10s, 5m or 24h",
+        );
+        check_refused("AQUIFER_EXEMPT", "10.0.0.0/40", "invalid IP address syntax");
+        check_refused("IPV6_ENABLED", "yes", "expected true or false");
+        check_refused(
+            "AQUIFER_ADMIN_ADDRESS",
+            "0.0.0.0:15000",
+            "administration listens on loopback only",
+        );
+    }
+
+    #[test]
+    fn all_bad_values_are_told_at_once() {
+        assert_eq!(read(&[("INSTANCE_IP", "x"), ("HTTP2_FRAME_SIZE", "0")]).unwrap_err().len(), 2);
+    }
+}
