@@ -20,6 +20,7 @@ use std::{
 };
 
 use mesh::{
+    hbone::Authority,
     identity::Spiffe,
     policy::{self, Permit},
     store::{
@@ -64,6 +65,12 @@ impl HboneAddr {
     /// The address and port.
     pub fn get(self) -> SocketAddr {
         self.0
+    }
+}
+
+impl From<HboneAddr> for Authority {
+    fn from(addr: HboneAddr) -> Self {
+        Self::Address(addr.0)
     }
 }
 
