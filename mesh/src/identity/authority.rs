@@ -293,11 +293,15 @@ fn read_key(key_pem: &str) -> Result<KeyPair, AuthorityError> {
 
 /// The key of a signing request that is signed by that very key.
 fn requested_key(csr_pem: &str) -> Result<SubjectPublicKeyInfo, SignError> {
-    let malformed = |reason: String| SignError::Malformed { reason };
     let der = CertificateSigningRequestDer::from_pem_slice(csr_pem.as_bytes())
-        .map_err(|error| malformed(error.to_string()))?;
+        .map_err(|error| SignError::Malformed { reason: error.to_string() })?;
+    requested_key_of(&der)
+}
+
+fn requested_key_of(der: &[u8]) -> Result<SubjectPublicKeyInfo, SignError> {
+    let malformed = |reason: String| SignError::Malformed { reason };
     let (rest, csr) =
-        X509CertificationRequest::from_der(&der).map_err(|error| malformed(error.to_string()))?;
+        X509CertificationRequest::from_der(der).map_err(|error| malformed(error.to_string()))?;
     if !rest.is_empty() {
         return Err(malformed(format!("{} bytes follow the request", rest.len())));
     }
@@ -336,3 +340,7 @@ fn serial() -> SerialNumber {
     bytes[0] &= 0x7f;
     SerialNumber::from_slice(&bytes)
 }
+
+#[cfg(test)]
+#[path = "authority_tests.rs"]
+mod tests;

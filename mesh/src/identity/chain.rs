@@ -191,3 +191,7 @@ fn check_both_sides(
         .map_err(client)?;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "chain_tests.rs"]
+mod tests;

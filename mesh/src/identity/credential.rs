@@ -9,6 +9,7 @@ use rustls::{
     ClientConfig, ServerConfig,
     client::{ClientSessionMemoryCache, Resumption},
     crypto::aws_lc_rs::Ticketer,
+    server::NoServerSessionStorage,
     sign::SingleCertAndKey,
     version::TLS13,
 };
@@ -22,9 +23,9 @@ use super::{
     verifier::{ClientVerifier, ServerVerifier},
 };
 
-/// How many servers a client remembers sessions of, for each identity. The memory for the table's slots is taken at
-/// once, about 50 KB; the oldest server is forgotten for a new one and costs a full handshake the next time.
-const REMEMBERED_SERVERS: usize = 128;
+/// How many sessions a client remembers for each identity: those of 128 servers, of which rustls keeps up to 8 each.
+/// The oldest server is forgotten for a new one and costs a full handshake the next time.
+const REMEMBERED_SESSIONS: usize = 128 * 8;
 
 /// One identity's certificate. The private key stays inside.
 pub struct Credential {
@@ -120,7 +121,7 @@ fn client_config(issued: &IssuedChain) -> Result<ClientConfig, rustls::Error> {
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(issued.certified.clone())));
     config.alpn_protocols = vec![tls::ALPN.into()];
     config.enable_sni = false;
-    let sessions = Arc::new(ClientSessionMemoryCache::new(REMEMBERED_SERVERS));
+    let sessions = Arc::new(ClientSessionMemoryCache::new(REMEMBERED_SESSIONS));
     config.resumption = Resumption::store(sessions);
     Ok(config)
 }
@@ -139,5 +140,7 @@ fn server_config(
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(issued.certified.clone())));
     config.alpn_protocols = vec![tls::ALPN.into()];
     config.ticketer = Ticketer::new()?;
+    // The client keeps the ticket, so the server need not keep the session.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
 }

@@ -164,3 +164,107 @@ fn list(names: &[Spiffe]) -> String {
         names => names.iter().map(Spiffe::as_str).collect::<Vec<_>>().join(" or "),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+    const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+
+    /// A certificate with these URIs, valid for an hour before and after the present.
+    fn certificate(uris: &[&str]) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names =
+            uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+        params.not_before = (SystemTime::now() - HOUR).into();
+        params.not_after = (SystemTime::now() + HOUR).into();
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().into()
+    }
+
+    fn text(result: Result<Spiffe, PeerError>) -> String {
+        result.map_or_else(|error| error.to_string(), |name| name.to_string())
+    }
+
+    fn spiffe(uri: &str) -> Spiffe {
+        Spiffe::parse(uri).unwrap()
+    }
+
+    #[test]
+    fn the_first_workload_among_the_uris_is_the_peer() {
+        let table: [(&[&str], &str); 5] = [
+            (&[WEB], WEB),
+            (&["https://web", WEB, CART], WEB),
+            (&[CART, WEB], CART),
+            (&["spiffe://cluster.local/web"], "the peer's certificate names no workload"),
+            (&[], "the peer's certificate names no SPIFFE identity"),
+        ];
+        for (uris, expected) in table {
+            assert_eq!(text(peer_identity(&[certificate(uris)])), expected, "{uris:?}");
+        }
+    }
+
+    #[test]
+    fn any_name_of_the_leaf_may_be_the_expected_one() {
+        let leaf = [certificate(&[WEB, CART])];
+        assert_eq!(expect_peer(&leaf, &[spiffe(CART)]), Ok(spiffe(CART)));
+        assert_eq!(expect_peer(&leaf, &[spiffe(CART), spiffe(WEB)]), Ok(spiffe(WEB)));
+    }
+
+    #[test]
+    fn who_expects_nobody_accepts_nobody() {
+        let refusal = "the peer is spiffe://cluster.local/ns/shop/sa/web, expected nobody";
+        assert_eq!(text(expect_peer(&[certificate(&[WEB])], &[])), refusal);
+    }
+
+    #[test]
+    fn only_the_leaf_counts() {
+        let chain = [certificate(&[WEB]), certificate(&[CART])];
+        assert!(expect_peer(&chain, &[spiffe(CART)]).is_err());
+        assert_eq!(peer_identity(&[]), Err(PeerError::NoCertificate));
+    }
+
+    #[test]
+    fn a_certificate_counts_while_it_is_valid() {
+        let leaf = [certificate(&[WEB])];
+        let at = |now| valid_names(&leaf, now).map(|names| names.first);
+        let found = spiffe(WEB);
+        let now = SystemTime::now();
+        assert_eq!(at(now), Ok(found.clone()));
+        assert_eq!(at(now + 2 * HOUR), Err(PeerError::Expired { found: found.clone() }));
+        assert_eq!(at(now - 2 * HOUR), Err(PeerError::NotYetValid { found }));
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_malformed() {
+        let long = [&*certificate(&[WEB]), b"!"].concat();
+        for der in [b"".as_slice(), b"hello", &long] {
+            let refusal = text(peer_identity(&[CertificateDer::from(der)]));
+            assert!(refusal.starts_with("the peer's certificate cannot be read: "), "{refusal}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_damaged_certificate_never_panics(
+            changes in proptest::collection::vec((0_usize..1000, 0_u8..), 1..8),
+            length in 0_usize..1000,
+        ) {
+            let mut der = certificate(&["https://web", WEB]).to_vec();
+            for (at, byte) in changes {
+                let at = at % der.len();
+                der[at] = byte;
+            }
+            der.truncate(length.max(der.len() / 2));
+            let _ = peer_identity(&[CertificateDer::from(der)]);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(der in proptest::collection::vec(0_u8.., 0..200)) {
+            let _ = peer_identity(&[CertificateDer::from(der)]);
+        }
+    }
+}
