@@ -1,0 +1,81 @@
+//! Builds and runs: demo, tests, bench.
+//!
+//! In: arguments to pass on. Out: what the program run says.
+
+use std::{ffi::OsString, process::Command};
+
+use anyhow::{Result, bail};
+
+use crate::{EbpfOptions, Offline, command::run, debian, ebpf, place::Place};
+
+/// The programs that run in the testbed's pods, and what builds its network.
+const PACKAGES: [&str; 8] = [
+    "nginx-light",
+    "redis-server",
+    "redis-tools",
+    "iperf3",
+    "curl",
+    "tcpdump",
+    "iproute2",
+    "procps",
+];
+
+/// How the binaries are built.
+#[derive(Clone, Copy)]
+enum Profile {
+    Debug,
+    Release,
+}
+
+/// Shows the mesh at work.
+pub(crate) fn demo(place: &Place, arguments: &[OsString]) -> Result<()> {
+    in_testbed(place, "demo", Profile::Debug, arguments)
+}
+
+/// Measures the mesh.
+pub(crate) fn bench(place: &Place, arguments: &[OsString]) -> Result<()> {
+    in_testbed(place, "bench", Profile::Release, arguments)
+}
+
+/// Runs the tests of all crates. The binaries come first: end-to-end tests run them.
+pub(crate) fn test(place: &Place, arguments: &[OsString]) -> Result<()> {
+    ebpf::build(place, EbpfOptions::default())?;
+    if place.is_root {
+        debian::ensure(place, &PACKAGES, Offline::default())?;
+    } else {
+        eprintln!("not root: tests that need a kernel are skipped");
+    }
+    run(cargo(place).args(["build", "--workspace", "--bins"]))?;
+    run(cargo(place).args(["test", "--workspace"]).args(arguments))
+}
+
+fn in_testbed(
+    place: &Place,
+    program: &str,
+    profile: Profile,
+    arguments: &[OsString],
+) -> Result<()> {
+    if !place.is_root {
+        bail!("namespaces and kernel programs need root: sudo cargo xtask {program}");
+    }
+    ebpf::build(place, EbpfOptions::default())?;
+    debian::ensure(place, &PACKAGES, Offline::default())?;
+    let mut build = cargo(place);
+    build.args(["build", "--workspace", "--bins"]);
+    let folder = match profile {
+        Profile::Debug => "debug",
+        Profile::Release => {
+            build.arg("--release");
+            "release"
+        }
+    };
+    run(&mut build)?;
+    run(Command::new(place.target.join(folder).join(program)).args(arguments))
+}
+
+fn cargo(place: &Place) -> Command {
+    let mut cargo = Command::new(&place.cargo);
+    // The same directory that this program was built into, so that nothing is built twice.
+    cargo.current_dir(&place.root).env("CARGO_TARGET_DIR", &place.target);
+    cargo
+}
