@@ -53,7 +53,7 @@ fn folder() -> Result<PathBuf> {
 
 fn package(name: &str) -> &str {
     match name {
-        "load" | "relay" | "demo" | "bench" => "testbed",
+        "load" | "relay" | "peer" | "demo" | "bench" => "testbed",
         other => other,
     }
 }

@@ -5,12 +5,16 @@
 
 #[path = "mesh/address_reuse.rs"]
 mod address_reuse;
+#[path = "mesh/certificates.rs"]
+mod certificates;
 #[path = "mesh/enrolment.rs"]
 mod enrolment;
 #[path = "mesh/fabric.rs"]
 mod fabric;
 #[path = "mesh/outage.rs"]
 mod outage;
+#[path = "mesh/peers.rs"]
+mod peers;
 #[path = "mesh/policy.rs"]
 mod policy;
 #[path = "mesh/privilege.rs"]

@@ -1,0 +1,246 @@
+//! A peer of the mesh's tunnel port that does what it is told, however wrong: a witness of what the daemon answers.
+//!
+//! In: an address, perhaps a certificate, and what to send. Out: one line for each thing done, in words that tests compare.
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use h2::client::SendRequest;
+use http::{Method, Request};
+use rustls::ClientConfig;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+/// Longer than any deadline of the daemon's.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// Talks to a tunnel port.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// Sends requests in one tunnel and prints each answer's status, or why there was none.
+    Ask {
+        #[command(flatten)]
+        tunnel: Tunnel,
+        /// Each a method and an authority: `CONNECT 10.1.2.3:80`.
+        requests: Vec<String>,
+    },
+    /// Opens streams without end and without reading, and prints what stops it.
+    Flood {
+        #[command(flatten)]
+        tunnel: Tunnel,
+        /// The authority of every stream.
+        #[arg(long)]
+        authority: String,
+        /// How many at most.
+        #[arg(long, default_value_t = 5000)]
+        streams: usize,
+    },
+    /// Sends a text that is no TLS, and prints how the connection ends.
+    Garbage {
+        /// The tunnel port.
+        #[arg(long)]
+        to: SocketAddr,
+    },
+    /// Sends nothing at all, and prints how the connection ends.
+    Stall {
+        /// The tunnel port.
+        #[arg(long)]
+        to: SocketAddr,
+    },
+}
+
+#[derive(Args)]
+struct Tunnel {
+    /// The tunnel port.
+    #[arg(long)]
+    to: SocketAddr,
+    /// The certificate chain to present, in PEM; none if not given.
+    #[arg(long, requires = "key")]
+    certificate: Option<PathBuf>,
+    /// Its key.
+    #[arg(long)]
+    key: Option<PathBuf>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let said = match Cli::parse().job {
+        Job::Ask { tunnel, requests } => ask(&tunnel, &requests).await?,
+        Job::Flood { tunnel, authority, streams } => {
+            vec![flood(&tunnel, &authority, streams).await?]
+        }
+        Job::Garbage { to } => {
+            vec![send_and_wait(to, b"GET / HTTP/1.1\r\nHost: a tunnel\r\n\r\n").await?]
+        }
+        Job::Stall { to } => vec![send_and_wait(to, b"").await?],
+    };
+    println!("{}", said.join("\n"));
+    Ok(())
+}
+
+async fn ask(tunnel: &Tunnel, requests: &[String]) -> Result<Vec<String>> {
+    let mut client = match open(tunnel).await? {
+        Ok(client) => client,
+        Err(why) => return Ok(vec![why]),
+    };
+    let mut answers = Vec::new();
+    for request in requests {
+        answers.push(one(&mut client, request).await?);
+    }
+    Ok(answers)
+}
+
+async fn one(client: &mut SendRequest<bytes::Bytes>, request: &str) -> Result<String> {
+    let (method, authority) =
+        request.split_once(' ').context("a request is a method and an authority")?;
+    let method: Method = method.parse()?;
+    let uri = if method == Method::CONNECT {
+        authority.to_owned()
+    } else {
+        format!("https://{authority}/")
+    };
+    let request = Request::builder().method(method).uri(uri).body(())?;
+    let answer = async {
+        let mut client = client.clone().ready().await?;
+        let (response, _stream) = client.send_request(request, false)?;
+        response.await
+    };
+    Ok(match timeout(LIMIT, answer).await {
+        Ok(Ok(response)) => response.status().as_u16().to_string(),
+        Ok(Err(error)) => format!("refused: {error}"),
+        Err(_) => "no answer".to_owned(),
+    })
+}
+
+async fn flood(tunnel: &Tunnel, authority: &str, streams: usize) -> Result<String> {
+    let client = match open(tunnel).await? {
+        Ok(client) => client,
+        Err(why) => return Ok(why),
+    };
+    let mut held = Vec::new();
+    for count in 0..streams {
+        let request = Request::builder().method(Method::CONNECT).uri(authority).body(())?;
+        let ready = timeout(Duration::from_secs(1), client.clone().ready()).await;
+        let Ok(ready) = ready else { return Ok(format!("held back after {count}")) };
+        match ready.and_then(|mut client| client.send_request(request, false)) {
+            Ok(stream) => held.push(stream),
+            Err(error) => return Ok(format!("cut off after {count}: {error}")),
+        }
+        // The connection's task writes the frames, and reads what comes of them.
+        tokio::task::yield_now().await;
+    }
+    Ok(format!("not stopped after {streams}"))
+}
+
+/// TLS and HTTP/2; the inner error is the daemon's refusal, in words.
+async fn open(tunnel: &Tunnel) -> Result<Result<SendRequest<bytes::Bytes>, String>> {
+    let tcp = TcpStream::connect(tunnel.to).await.context("connecting")?;
+    let connector = TlsConnector::from(Arc::new(tls(tunnel)?));
+    let opening = async {
+        let tls = connector.connect(ServerName::IpAddress(tunnel.to.ip().into()), tcp).await;
+        let tls = tls.map_err(|error| format!("refused: {error}"))?;
+        let (client, connection) =
+            h2::client::handshake(tls).await.map_err(|error| format!("refused: {error}"))?;
+        tokio::spawn(connection);
+        Ok(client)
+    };
+    Ok(timeout(LIMIT, opening).await.unwrap_or_else(|_| Err("no answer".to_owned())))
+}
+
+fn tls(tunnel: &Tunnel) -> Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+    let mut config = match (&tunnel.certificate, &tunnel.key) {
+        (Some(certificate), Some(key)) => {
+            let chain = CertificateDer::pem_file_iter(certificate)?.collect::<Result<_, _>>()?;
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key)?)?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+async fn send_and_wait(to: SocketAddr, bytes: &[u8]) -> Result<String> {
+    let mut stream = TcpStream::connect(to).await.context("connecting")?;
+    let start = Instant::now();
+    stream.write_all(bytes).await?;
+    // A TLS alert may come first: what matters is that the end comes.
+    let end = timeout(LIMIT, stream.read_to_end(&mut Vec::new())).await;
+    let after = start.elapsed().as_secs();
+    Ok(match end {
+        Ok(Ok(_)) => format!("closed after {after} s"),
+        Ok(Err(error)) => format!("cut off after {after} s: {error}"),
+        Err(_) => "not closed".to_owned(),
+    })
+}
+
+/// Whoever answers is the one to be tested.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
