@@ -1,2 +1,169 @@
-//! ..
-fn main() {}
+//! `pilot`: serves a folder of manifests to the mesh, or checks it.
+
+#![forbid(unsafe_code)]
+
+use std::{collections::HashSet, net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use mesh::telemetry::{LogConfig, LogFormat, Metrics, record_build, start_log};
+use pilot::{
+    ca::CertificateAuthority,
+    compile::MeshConfig,
+    manifests::{Folder, Severity},
+    serve::{self, NodeTokens, ServeConfig},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// The control plane: manifests in, configuration and certificates out.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves a folder of manifests, and again what changes in it.
+    Serve(Box<Serve>),
+    /// Checks a folder of manifests and lists everything that is wrong with it.
+    Validate {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Prints the token by which a node proves who it is, and makes it if there is none.
+    NodeToken {
+        /// The node's name, as in spec.nodeName of its pods.
+        node: String,
+        /// The folder of the root's key and the nodes' tokens.
+        #[arg(long)]
+        data: PathBuf,
+    },
+    /// Prints the certificate by which pilot and the mesh's workloads are known, and makes it if there is none.
+    RootCert {
+        /// The folder of the root's key and the nodes' tokens.
+        #[arg(long)]
+        data: PathBuf,
+        /// Subject of a new certificate.
+        #[arg(long, default_value = "cluster.local")]
+        trust_domain: String,
+    },
+}
+
+#[derive(Args)]
+struct Serve {
+    /// The folder of manifests, read with all folders below it.
+    #[arg(long)]
+    folder: PathBuf,
+    /// The folder of the root's key and the nodes' tokens.
+    #[arg(long)]
+    data: PathBuf,
+    /// Where nodes connect: discovery and certificates over TLS.
+    #[arg(long, default_value = "[::]:15012")]
+    listen_tls: SocketAddr,
+    /// Where processes of this machine connect without TLS.
+    #[arg(long, default_value = "127.0.0.1:15010")]
+    listen_plain: SocketAddr,
+    /// Where /debug/syncz, /debug/config, /metrics and /ready are.
+    #[arg(long, default_value = "127.0.0.1:15014")]
+    listen_debug: SocketAddr,
+    /// A DNS name or address by which nodes reach pilot, besides the usual ones.
+    #[arg(long = "san")]
+    sans: Vec<String>,
+    /// First part of every workload's uid.
+    #[arg(long, default_value = "Kubernetes")]
+    cluster_id: String,
+    /// Trust domain of the mesh's identities.
+    #[arg(long, default_value = "cluster.local")]
+    trust_domain: String,
+    /// What stands after `svc.` in services' host names.
+    #[arg(long, default_value = "cluster.local")]
+    cluster_domain: String,
+    /// The network of all addresses.
+    #[arg(long, default_value = "")]
+    network: String,
+    /// The namespace whose policies count for the whole mesh.
+    #[arg(long, default_value = "istio-system")]
+    root_namespace: String,
+    /// Which messages are logged, such as `info,pilot=debug`.
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    log: String,
+    /// `json`, or anything else for plain lines.
+    #[arg(long, env = "LOG_FORMAT", default_value = "plain")]
+    log_format: String,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Serve(arguments) => serve(*arguments)?,
+        Command::Validate { folder } => return validate(folder),
+        Command::NodeToken { node, data } => println!("{}", NodeTokens::new(&data).issue(&node)?),
+        Command::RootCert { data, trust_domain } => {
+            print!("{}", CertificateAuthority::open(&data, &trust_domain)?.root_pem());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn validate(folder: PathBuf) -> anyhow::Result<ExitCode> {
+    let mut folder = Folder::new(folder);
+    folder.refresh(&HashSet::new())?;
+    let (manifests, problems) = folder.load();
+    for problem in &problems {
+        println!("{problem}");
+    }
+    let count = |severity| problems.iter().filter(|one| one.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    println!(
+        "{} pods, {} services, {} authorization policies, {} peer authentications: {errors} errors, {warnings} warnings",
+        manifests.pods.len(),
+        manifests.services.len(),
+        manifests.authorization_policies.len(),
+        manifests.peer_authentications.len(),
+    );
+    Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[tokio::main]
+async fn serve(arguments: Serve) -> anyhow::Result<()> {
+    let format = if arguments.log_format == "json" { LogFormat::Json } else { LogFormat::Plain };
+    let log = start_log(&LogConfig { format, filter: arguments.log })?;
+    let metrics = Metrics::install()?;
+    record_build("pilot", env!("CARGO_PKG_VERSION"));
+    let config = ServeConfig {
+        folder: arguments.folder,
+        data: arguments.data,
+        listen_tls: arguments.listen_tls,
+        listen_plain: arguments.listen_plain,
+        listen_debug: arguments.listen_debug,
+        names: arguments.sans,
+        mesh: MeshConfig {
+            cluster_id: arguments.cluster_id,
+            trust_domain: arguments.trust_domain,
+            cluster_domain: arguments.cluster_domain,
+            network: arguments.network,
+            root_namespace: arguments.root_namespace,
+        },
+    };
+    let stop = CancellationToken::new();
+    stop_on_signal(stop.clone())?;
+    let served = serve::run(config, metrics, stop).await;
+    log.flush();
+    Ok(served?)
+}
+
+fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => info!("SIGINT: stopping"),
+        }
+        stop.cancel();
+    });
+    Ok(())
+}

@@ -328,7 +328,7 @@ fn named(
 }
 
 /// RFC 1123: what Kubernetes allows as a name. It becomes part of host names, file names and identities.
-fn is_dns_name(name: &str) -> bool {
+pub(crate) fn is_dns_name(name: &str) -> bool {
     name.len() <= 253
         && name.split('.').all(|label| {
             let edges = label.as_bytes().first().zip(label.as_bytes().last());

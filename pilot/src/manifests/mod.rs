@@ -19,6 +19,7 @@ pub use core::{
     Endpoint, EndpointSlice, Namespace, Node, Pod, PodState, Service, ServiceKind, ServicePort,
     SlicePort, TargetPort,
 };
+pub(crate) use document::is_dns_name;
 #[cfg(test)]
 pub(crate) use document::read_file as read_text;
 pub use folder::{Folder, FolderError};

@@ -3,7 +3,7 @@
 use std::{fmt, path::Path, sync::Arc};
 
 /// A line of a file.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Place {
     /// The file, as found below the folder's path.
     pub file: Arc<Path>,
@@ -18,8 +18,7 @@ impl fmt::Display for Place {
 }
 
 /// Whether the folder can be served in spite of a problem.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Severity {
     /// The folder is not served until this is mended.
     Error,
@@ -37,7 +36,7 @@ impl fmt::Display for Severity {
 }
 
 /// One thing wrong with the input.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Problem {
     /// Where.
     pub place: Place,

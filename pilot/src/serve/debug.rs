@@ -1,0 +1,149 @@
+//! The page for people and for monitoring, on port 15014.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh::telemetry::Metrics;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{
+    clients::{Clients, timestamp},
+    publish::Loaded,
+    state::State,
+};
+use crate::{
+    compile::ResourceType,
+    manifests::{Problem, Severity},
+};
+
+/// A peer that connects and asks nothing.
+const HEADER_LIMIT: Duration = Duration::from_secs(2);
+
+/// What the page shows.
+#[derive(Clone)]
+pub(crate) struct Page {
+    pub state: watch::Receiver<Option<Arc<State>>>,
+    pub loaded: Arc<Loaded>,
+    pub clients: Arc<Clients>,
+    pub metrics: Metrics,
+}
+
+/// Serves the page until told to stop.
+pub(crate) async fn serve(listener: TcpListener, page: Page, stop: CancellationToken) {
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let tcp = match accepted {
+            Ok((tcp, _)) => tcp,
+            Err(error) => {
+                warn!(%error, "accepting a debug connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let page = page.clone();
+        let connection = async move {
+            let answer = service_fn(|request| {
+                let response = page.answer(&request);
+                async { Ok::<_, Infallible>(response) }
+            });
+            let mut server = http1::Builder::new();
+            let served = server.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+            if let Err(error) = served.serve_connection(TokioIo::new(tcp), answer).await {
+                debug!(%error, "debug connection");
+            }
+        };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(connection));
+    }
+}
+
+impl Page {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        }
+        match request.uri().path() {
+            "/debug/syncz" => json_response(&self.syncz()),
+            "/debug/config" => json_response(&self.config()),
+            "/metrics" => text(StatusCode::OK, self.metrics.render()),
+            "/ready" if self.state.borrow().is_some() => text(StatusCode::OK, "ready\n"),
+            "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "no good configuration yet\n"),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there are /debug/syncz, /debug/config, /metrics and /ready\n",
+            ),
+        }
+    }
+
+    /// Who has what.
+    fn syncz(&self) -> Value {
+        let attempt = self.loaded.last();
+        json!({
+            "published": self.published(),
+            "config": {
+                "loaded": attempt.at.map(timestamp),
+                "unreadable": attempt.unreadable,
+                "errors": attempt.count(Severity::Error),
+                "warnings": attempt.count(Severity::Warning),
+            },
+            "clients": self.clients.list(),
+        })
+    }
+
+    /// What was read, and what is wrong with it.
+    fn config(&self) -> Value {
+        let attempt = self.loaded.last();
+        let listed = |severity| -> Vec<Value> {
+            let problems = attempt.problems.iter();
+            problems.filter(|problem| problem.severity == severity).map(problem_json).collect()
+        };
+        json!({
+            "published": self.published(),
+            "loaded": attempt.at.map(timestamp),
+            "unreadable": attempt.unreadable,
+            "errors": listed(Severity::Error),
+            "warnings": listed(Severity::Warning),
+        })
+    }
+
+    fn published(&self) -> Value {
+        let Some(state) = self.state.borrow().clone() else { return Value::Null };
+        let types = ResourceType::ALL.into_iter().map(|of| {
+            let resources = state.compiled.resources(of).len();
+            (of.name().to_owned(), json!({ "version": state.digest(of), "resources": resources }))
+        });
+        json!({
+            "generation": state.generation,
+            "time": timestamp(state.at),
+            "types": types.collect::<serde_json::Map<_, _>>(),
+        })
+    }
+}
+
+fn problem_json(problem: &Problem) -> Value {
+    json!({
+        "file": problem.place.file.to_string_lossy(),
+        "line": problem.place.line,
+        "object": problem.object,
+        "field": problem.field,
+        "reason": problem.reason,
+    })
+}
+
+fn json_response(value: &Value) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::OK, format!("{value:#}\n"));
+    let kind = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+}

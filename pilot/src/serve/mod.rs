@@ -1,0 +1,199 @@
+//! Hands out what was compiled, and certificates.
+//!
+//! In: [`ServeConfig`]. Out: a running control plane: delta ADS and the certificate service on TLS and on loopback,
+//! and a page for people. [`run`] returns when it was told to stop or cannot go on.
+
+mod ads;
+mod certificates;
+mod clients;
+mod debug;
+mod listen;
+mod publish;
+mod session;
+#[cfg(test)]
+mod session_tests;
+mod state;
+mod tokens;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use mesh::telemetry::Metrics;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub use tokens::{NodeTokens, Refused, TokenError};
+
+use crate::{
+    ca::{CertificateAuthority, ListenerError, OpenError},
+    compile::MeshConfig,
+};
+
+/// How long streams may take to end after a signal.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What to serve, and where.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// The folder of manifests.
+    pub folder: PathBuf,
+    /// The folder of the root's key and the nodes' tokens.
+    pub data: PathBuf,
+    /// Where nodes connect. Port 0 takes any that is free.
+    pub listen_tls: SocketAddr,
+    /// Where processes of this machine connect without TLS; a loopback address.
+    pub listen_plain: SocketAddr,
+    /// Where people and monitoring look.
+    pub listen_debug: SocketAddr,
+    /// Further DNS names and addresses for our own certificate.
+    pub names: Vec<String>,
+    /// What the mesh is called.
+    pub mesh: MeshConfig,
+}
+
+/// Why pilot cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The root cannot be used.
+    #[error("opening the certificate authority")]
+    Authority {
+        /// What is wrong with it.
+        source: OpenError,
+    },
+    /// Our own certificate cannot be made.
+    #[error("making pilot's own certificate")]
+    OwnCertificate {
+        /// What is wrong with it.
+        source: ListenerError,
+    },
+    /// An address cannot be listened on.
+    #[error("listening on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Plain text would be open to others.
+    #[error(
+        "{address} is no loopback address, and what is served there is neither encrypted nor asks who calls"
+    )]
+    NotLoopback {
+        /// Which.
+        address: SocketAddr,
+    },
+    /// The folder cannot be watched.
+    #[error("watching the folder of manifests")]
+    Watch {
+        /// The system's reason.
+        source: notify::Error,
+    },
+    /// A server ended without having been told to.
+    #[error("serving {what}")]
+    Server {
+        /// Which.
+        what: &'static str,
+        /// Its reason.
+        source: tonic::transport::Error,
+    },
+}
+
+/// Serves until `stop` is cancelled.
+///
+/// # Errors
+/// [`ServeError`] if it cannot begin or a server fails.
+pub async fn run(
+    config: ServeConfig,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    if !config.listen_plain.ip().is_loopback() {
+        return Err(ServeError::NotLoopback { address: config.listen_plain });
+    }
+    let authority = CertificateAuthority::open(&config.data, &config.mesh.trust_domain)
+        .map_err(|source| ServeError::Authority { source })?;
+    let tls = authority
+        .server_config(&config.names)
+        .map_err(|source| ServeError::OwnCertificate { source })?;
+    let tokens = NodeTokens::new(&config.data);
+    let tls_listener = bind("tls", config.listen_tls).await?;
+    let plain_listener = bind("plain", config.listen_plain).await?;
+    let debug_listener = bind("debug", config.listen_debug).await?;
+
+    let (publisher, state) = watch::channel(None);
+    let loaded = Arc::new(publish::Loaded::default());
+    let clients = Arc::new(clients::Clients::default());
+    let watched = publish::Watched::start(&config.folder)?;
+    let certificates = certificates::Certificates {
+        authority,
+        tokens: tokens.clone(),
+        state: state.clone(),
+        trust_domain: config.mesh.trust_domain.clone(),
+    };
+    let discovery = |access| ads::Discovery {
+        state: state.clone(),
+        clients: Arc::clone(&clients),
+        access,
+        stop: stop.clone(),
+    };
+    let services = listen::Services {
+        nodes: discovery(ads::Access::Token(tokens)),
+        local: discovery(ads::Access::Open),
+        certificates,
+    };
+    let page = debug::Page { state: state.clone(), loaded: Arc::clone(&loaded), clients, metrics };
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(listen::serve_tls(tls_listener, tls, services.clone(), stop.clone()));
+    tasks.spawn(listen::serve_plain(plain_listener, services, stop.clone()));
+    tasks.spawn({
+        let stop = stop.clone();
+        async move {
+            debug::serve(debug_listener, page, stop).await;
+            Ok(())
+        }
+    });
+    tasks.spawn({
+        let stop = stop.clone();
+        async move {
+            watched.publish(config.mesh, publisher, loaded, stop).await;
+            Ok(())
+        }
+    });
+    wait(tasks, stop).await
+}
+
+/// Waits for all to end, and no longer than [`DRAIN`] after the signal.
+async fn wait(
+    mut tasks: JoinSet<Result<(), ServeError>>,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let mut result = Ok(());
+    let drained = async {
+        stop.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::pin!(drained);
+    loop {
+        let ended = tokio::select! {
+            ended = tasks.join_next() => ended,
+            () = &mut drained => return result,
+        };
+        match ended {
+            None => return result,
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => result = Err(error),
+            Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+        }
+        // One that ended takes the others with it: half a control plane is none.
+        stop.cancel();
+    }
+}
+
+async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let failed = |source| ServeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    info!(what, address = %bound, "listening");
+    Ok(listener)
+}

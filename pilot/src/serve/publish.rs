@@ -1,0 +1,242 @@
+//! Keeps the published state up to date with the folder.
+//!
+//! In: the folder and the kernel's news about it. Out: a new [`State`] for each good change. While the folder has an
+//! error, the last good state stays and every error is logged.
+
+use std::{
+    collections::HashSet,
+    mem,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use metrics::{counter, gauge};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{ServeError, state::State};
+use crate::{
+    compile::{MeshConfig, ResourceType, compile},
+    manifests::{Folder, Problem, Severity},
+};
+
+/// How long a change may still be in the middle of being written.
+const QUIET: Duration = Duration::from_millis(50);
+/// A folder that never comes to rest is read after this long.
+const AT_MOST: Duration = Duration::from_millis(250);
+/// How often the folder is looked through although nothing was said: not every file system tells.
+const LOOK_ANYWAY: Duration = Duration::from_secs(10);
+
+/// How the last attempt to load went.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Attempt {
+    /// Why the folder could not be read, if so.
+    pub unreadable: Option<String>,
+    /// Everything found in it.
+    pub problems: Arc<[Problem]>,
+    pub at: Option<SystemTime>,
+}
+
+impl Attempt {
+    /// How many problems of that severity there are.
+    pub(crate) fn count(&self, severity: Severity) -> usize {
+        self.problems.iter().filter(|problem| problem.severity == severity).count()
+    }
+}
+
+/// The last attempt, for people to see.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded(Mutex<Attempt>);
+
+impl Loaded {
+    /// How it went.
+    pub(crate) fn last(&self) -> Attempt {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Attempt> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the kernel said about the folder since it was last read.
+#[derive(Debug, Default)]
+struct News {
+    /// Each path once, however often it changes: bounded by the folder's size.
+    touched: Mutex<HashSet<PathBuf>>,
+    arrived: Notify,
+}
+
+/// A watched folder.
+pub(crate) struct Watched {
+    folder: Folder,
+    news: Arc<News>,
+    watcher: RecommendedWatcher,
+    /// Where the folder's path led when it was watched.
+    real: Option<PathBuf>,
+}
+
+impl Watched {
+    /// Watches before the first look, so that nothing happens in between.
+    pub(crate) fn start(path: &Path) -> Result<Self, ServeError> {
+        let news = Arc::new(News::default());
+        let heard = Arc::clone(&news);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            match event {
+                // Reading the folder causes these.
+                Ok(event) if event.kind.is_access() => return,
+                Ok(event) => {
+                    let mut touched = heard.touched.lock().unwrap_or_else(PoisonError::into_inner);
+                    touched.extend(event.paths);
+                }
+                Err(error) => warn!(%error, "watching the folder"),
+            }
+            heard.arrived.notify_one();
+        });
+        let watcher = watcher.map_err(|source| ServeError::Watch { source })?;
+        let mut watched = Self { folder: Folder::new(path), news, watcher, real: None };
+        watched.watch();
+        Ok(watched)
+    }
+
+    /// Publishes until told to stop.
+    pub(crate) async fn publish(
+        mut self,
+        config: MeshConfig,
+        publisher: watch::Sender<Option<Arc<State>>>,
+        loaded: Arc<Loaded>,
+        stop: CancellationToken,
+    ) {
+        let mut reloader = Reloader { config, publisher, loaded };
+        loop {
+            let touched =
+                mem::take(&mut *self.news.touched.lock().unwrap_or_else(PoisonError::into_inner));
+            // Reading and compiling keep a core busy, which must not be one that streams wait for.
+            let reload = tokio::task::spawn_blocking(move || {
+                reloader.reload(&mut self.folder, &touched);
+                self.watch();
+                (self, reloader)
+            });
+            match reload.await {
+                Ok(both) => (self, reloader) = both,
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            }
+            if stop.run_until_cancelled(self.news.wait()).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Watches the folder, and its parent because the folder itself may be replaced. Follows a link that was swapped.
+    fn watch(&mut self) {
+        let path = self.folder.root();
+        let real = path.canonicalize().ok();
+        if real == self.real {
+            return;
+        }
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        if self.real.is_some()
+            && let Err(error) = self.watcher.unwatch(path)
+        {
+            warn!(%error, "no longer watching the folder that was replaced");
+        }
+        let watched = self
+            .watcher
+            .watch(parent, RecursiveMode::NonRecursive)
+            .and_then(|()| self.watcher.watch(path, RecursiveMode::Recursive));
+        match watched {
+            Ok(()) => self.real = real,
+            Err(error) => {
+                warn!(%error, "watching the folder; it is looked through from time to time")
+            }
+        }
+    }
+}
+
+impl News {
+    /// Waits for a change, and until it is over.
+    async fn wait(&self) {
+        if tokio::time::timeout(LOOK_ANYWAY, self.arrived.notified()).await.is_err() {
+            return;
+        }
+        let latest = Instant::now() + AT_MOST;
+        while Instant::now() < latest {
+            if tokio::time::timeout(QUIET, self.arrived.notified()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+struct Reloader {
+    config: MeshConfig,
+    publisher: watch::Sender<Option<Arc<State>>>,
+    loaded: Arc<Loaded>,
+}
+
+impl Reloader {
+    fn reload(&self, folder: &mut Folder, touched: &HashSet<PathBuf>) {
+        let begun = Instant::now();
+        let at = SystemTime::now();
+        let before = self.loaded.last();
+        match folder.refresh(touched) {
+            Ok(changed) => {
+                if !changed && before.at.is_some() && before.unreadable.is_none() {
+                    return;
+                }
+            }
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                let reason = format!("{error}: {}", source.unwrap_or_default());
+                if before.unreadable.as_ref() != Some(&reason) {
+                    error!(reason, "the last good state stays");
+                }
+                gauge!("aquifer_pilot_config_errors").set(1.0);
+                let attempt = Attempt { unreadable: Some(reason), at: Some(at), ..before };
+                *self.loaded.lock() = attempt;
+                return;
+            }
+        }
+        let (manifests, problems) = folder.load();
+        let attempt = Attempt { unreadable: None, problems: problems.into(), at: Some(at) };
+        log(&before, &attempt);
+        let errors = attempt.count(Severity::Error);
+        gauge!("aquifer_pilot_config_errors").set(u32::try_from(errors).unwrap_or(u32::MAX));
+        *self.loaded.lock() = attempt;
+        if errors > 0 {
+            counter!("aquifer_pilot_config_loads", "result" => "refused").increment(1);
+            error!(errors, "the folder has errors: the last good state stays");
+            return;
+        }
+        counter!("aquifer_pilot_config_loads", "result" => "taken").increment(1);
+        let compiled = compile(&manifests, &self.config);
+        let previous = self.publisher.borrow().clone();
+        let state = State::after(previous.as_deref(), compiled, at);
+        let [addresses, authorizations] =
+            ResourceType::ALL.map(|of| state.compiled.resources(of).len());
+        let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if state.is_news() {
+            info!(
+                generation = state.generation,
+                addresses, authorizations, milliseconds, "published"
+            );
+        }
+        // Identities may have changed even if no resource has.
+        self.publisher.send_replace(Some(Arc::new(state)));
+    }
+}
+
+/// Every problem once, when it appears.
+fn log(before: &Attempt, attempt: &Attempt) {
+    let known: HashSet<&Problem> = before.problems.iter().collect();
+    for problem in attempt.problems.iter().filter(|problem| !known.contains(problem)) {
+        match problem.severity {
+            Severity::Error => error!(%problem, "manifest"),
+            Severity::Warning => warn!(%problem, "manifest"),
+        }
+    }
+}

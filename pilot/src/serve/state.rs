@@ -1,0 +1,100 @@
+//! One compiled state of the mesh, and how it differs from the one before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use twox_hash::XxHash64;
+
+use crate::compile::{Compiled, Resource, ResourceType, Resources};
+
+/// What daemons are to have: never changes.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// Counts the states of this process.
+    pub generation: u64,
+    /// When it was compiled.
+    pub at: SystemTime,
+    pub compiled: Compiled,
+    /// One word for all resources of a type: equal for equal content.
+    digests: BTreeMap<ResourceType, String>,
+    /// What the state before differs in; most clients hold that one.
+    changes: BTreeMap<ResourceType, Changes>,
+}
+
+/// How one state's resources differ from another's.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Changes {
+    /// New or different.
+    pub updated: Vec<Arc<str>>,
+    /// No longer there.
+    pub removed: BTreeSet<Arc<str>>,
+}
+
+impl State {
+    /// The state that follows `previous`.
+    pub(crate) fn after(previous: Option<&Self>, compiled: Compiled, at: SystemTime) -> Self {
+        let generation = previous.map_or(1, |previous| previous.generation + 1);
+        let mut changes = BTreeMap::new();
+        let mut digests = BTreeMap::new();
+        for of in ResourceType::ALL {
+            let resources = compiled.resources(of);
+            if let Some(previous) = previous {
+                changes.insert(of, Changes::between(previous.compiled.resources(of), resources));
+            }
+            digests.insert(of, digest(resources));
+        }
+        Self { generation, at, compiled, digests, changes }
+    }
+
+    /// Whether it differs at all from the one before.
+    pub(crate) fn is_news(&self) -> bool {
+        self.changes.len() < ResourceType::ALL.len()
+            || self.changes.values().any(|changes| *changes != Changes::default())
+    }
+
+    /// One word for all resources of a type.
+    pub(crate) fn digest(&self, of: ResourceType) -> &str {
+        &self.digests[&of]
+    }
+
+    /// How this state differs from `older`.
+    pub(crate) fn changes_since(&self, older: &Self, of: ResourceType) -> Changes {
+        match self.changes.get(&of) {
+            Some(changes) if older.generation + 1 == self.generation => changes.clone(),
+            Some(_) | None => {
+                Changes::between(older.compiled.resources(of), self.compiled.resources(of))
+            }
+        }
+    }
+}
+
+impl Changes {
+    /// Walks both once: names are sorted on each side.
+    fn between(older: &Resources, newer: &Resources) -> Self {
+        let mut changes = Self::default();
+        let mut old = older.iter().peekable();
+        for (name, resource) in newer {
+            while let Some((gone, _)) = old.next_if(|(candidate, _)| *candidate < name) {
+                changes.removed.insert(Arc::clone(gone));
+            }
+            let before = old.next_if(|(candidate, _)| *candidate == name);
+            if before.is_none_or(|(_, before)| before.hash != resource.hash) {
+                changes.updated.push(Arc::clone(name));
+            }
+        }
+        changes.removed.extend(old.map(|(gone, _)| Arc::clone(gone)));
+        changes
+    }
+}
+
+fn digest(resources: &Resources) -> String {
+    let mut words = Vec::with_capacity(resources.len() * 16);
+    for (name, Resource { hash, .. }) in resources {
+        words.extend_from_slice(&XxHash64::oneshot(0, name.as_bytes()).to_le_bytes());
+        words.extend_from_slice(&hash.to_le_bytes());
+    }
+    format!("{:016x}", XxHash64::oneshot(0, &words))
+}
