@@ -1,6 +1,7 @@
 //! The node daemon: captures pod traffic, tunnels it, authorizes it.
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod admission;
 pub mod capture;
 pub mod config;

@@ -1,0 +1,505 @@
+//! What would happen to a connection, by the code that decides real ones on the state they are decided on.
+//!
+//! In: one snapshot, who connects, to where. Out: an [`Explanation`]: the next hop, and the verdict of the destination's
+//! policies where this daemon can know it. Opens nothing.
+
+use std::{
+    fmt::Display,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    str::FromStr,
+    sync::Arc,
+};
+
+use mesh::{
+    identity::Spiffe,
+    policy::{self, Connection, Denied, DryRunVerdict, Grounds},
+    store::{Service, Snapshot, Workload},
+    telemetry::Reason,
+};
+use serde::Serialize;
+
+use super::{PodStatus, http::Request};
+use crate::next_hop::{NextHop, NoRoute, Outbound, next_hop};
+
+/// What is asked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Question {
+    from: Source,
+    to: SocketAddr,
+}
+
+/// Who would connect.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Source {
+    /// A pod of the mesh.
+    Pod { namespace: String, name: String },
+    /// Somebody outside of the mesh, at an address that policies may ask for.
+    Outside { source: IpAddr },
+}
+
+/// Why a question cannot be answered.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum BadQuestion {
+    #[error("`from` must be NAMESPACE/POD, `outside` or `outside/ADDRESS`, found `{found}`")]
+    From { found: String },
+    #[error("`to` must be ADDRESS:PORT, found `{found}`")]
+    To { found: String },
+    #[error("no workload {namespace}/{name} is known here")]
+    UnknownPod { namespace: String, name: String },
+}
+
+/// The answer.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Explanation {
+    from: String,
+    to: SocketAddr,
+    /// What it comes to.
+    outcome: Outcome,
+    /// The one word that log and metrics would have for a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    /// The whole in a sentence.
+    summary: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<Party>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hop: Option<Hop>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<Verdict>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Outcome {
+    /// It is carried, and the destination's policies allow it.
+    Allowed,
+    /// The destination's policies deny it.
+    Denied,
+    /// There is no way to the destination.
+    NoRoute,
+    /// It is carried, and whether it is allowed is not decided by a node daemon.
+    Forwarded,
+}
+
+#[derive(Debug, Serialize)]
+struct Party {
+    uid: Arc<str>,
+    namespace: Arc<str>,
+    name: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
+}
+
+/// Where it goes next.
+#[derive(Debug, Serialize)]
+struct Hop {
+    /// `passthrough`, `plain`, `direct`, `waypoint`, `unresolved`.
+    kind: &'static str,
+    /// What is dialed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dial: Option<SocketAddr>,
+    /// The name to resolve first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<Arc<str>>,
+    /// The tunnel's `:authority`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authority: Option<String>,
+    /// The identities any of which must be found there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    expect: Vec<String>,
+    /// The destination, or its waypoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<Party>,
+    /// The service that was dialed, `<namespace>/<hostname>`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<Arc<str>>,
+}
+
+/// What the destination's policies say.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Verdict {
+    allowed: bool,
+    sentence: String,
+    /// The policy that decided, `<namespace>/<name>`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<Arc<str>>,
+    /// Its rule that matched, counted from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<usize>,
+    /// What policies in dry-run mode would have decided.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    dry_run: Vec<String>,
+}
+
+impl Question {
+    /// Reads the parameters `from` and `to`.
+    pub(super) fn of(request: &Request) -> Result<Self, BadQuestion> {
+        let from = request.parameter("from").unwrap_or_default().parse()?;
+        let to = request.parameter("to").unwrap_or_default();
+        let to = to.parse().map_err(|_| BadQuestion::To { found: to.to_owned() })?;
+        Ok(Self { from, to })
+    }
+
+    /// Answers on `snapshot`. Of several endpoints `pick` chooses one, as for a real connection.
+    pub(super) fn answer(
+        &self,
+        snapshot: &Snapshot,
+        network: &str,
+        pods: &[PodStatus],
+        pick: u64,
+    ) -> Result<Explanation, BadQuestion> {
+        match &self.from {
+            Source::Outside { source } => Ok(self.outsider(snapshot, network, *source)),
+            Source::Pod { namespace, name } => {
+                let source = workload(snapshot, pods, namespace, name).ok_or_else(|| {
+                    BadQuestion::UnknownPod { namespace: namespace.clone(), name: name.clone() }
+                })?;
+                let outbound = Outbound { source: &source, orig_dst: self.to, network };
+                let found = next_hop(snapshot, &outbound, pick);
+                Ok(self.member(snapshot, &source, found))
+            }
+        }
+    }
+
+    fn outsider(&self, snapshot: &Snapshot, network: &str, source: IpAddr) -> Explanation {
+        let Some(workload) = snapshot.workload_by_address(network, self.to.ip()) else {
+            let summary =
+                format!("{} is no workload's address: the mesh has no part in it", self.to.ip());
+            return self.explanation(Outcome::Forwarded, summary);
+        };
+        let connection =
+            Connection { peer: None, source: SocketAddr::new(source, 0), destination: self.to };
+        let verdict = judge(snapshot, workload, &connection);
+        self.judged(verdict)
+    }
+
+    fn member(
+        &self,
+        snapshot: &Snapshot,
+        source: &Workload,
+        found: Result<NextHop, NoRoute>,
+    ) -> Explanation {
+        let explanation = match found {
+            Err(no_route) => Explanation {
+                reason: Some(Reason::from(&no_route).as_str()),
+                ..self.explanation(Outcome::NoRoute, no_route.to_string())
+            },
+            Ok(NextHop::Direct { dial, authority, expect, workload, service }) => {
+                let ip = source.addresses.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+                let connection = Connection {
+                    peer: source.identity(),
+                    source: SocketAddr::new(ip, 0),
+                    destination: authority.get(),
+                };
+                let verdict = judge(snapshot, &workload, &connection);
+                let hop =
+                    Hop::tunnel("direct", dial, authority, &expect, &workload, service.as_deref());
+                Explanation { hop: Some(hop), ..self.judged(verdict) }
+            }
+            Ok(NextHop::Waypoint { dial, authority, expect, waypoint, service }) => {
+                let summary = format!("forwarded to waypoint {}, which decides", waypoint.uid);
+                let hop = Hop::tunnel(
+                    "waypoint",
+                    dial,
+                    authority,
+                    &expect,
+                    &waypoint,
+                    service.as_deref(),
+                );
+                Explanation { hop: Some(hop), ..self.explanation(Outcome::Forwarded, summary) }
+            }
+            Ok(NextHop::Plain { dial, workload, service }) => {
+                let summary =
+                    format!("forwarded in the clear to {}, which accepts no tunnels", workload.uid);
+                let hop = Hop {
+                    workload: Some(Party::of(&workload)),
+                    ..Hop::clear("plain", dial, service.as_deref())
+                };
+                Explanation { hop: Some(hop), ..self.explanation(Outcome::Forwarded, summary) }
+            }
+            Ok(NextHop::Passthrough { dial, service }) => {
+                let summary = format!("forwarded in the clear to {dial}, which is not in the mesh");
+                let hop = Hop::clear("passthrough", dial, service.as_deref());
+                Explanation { hop: Some(hop), ..self.explanation(Outcome::Forwarded, summary) }
+            }
+            Ok(NextHop::Unresolved(unresolved)) => {
+                let summary =
+                    format!("forwarded to an address that {} has in DNS", unresolved.host);
+                let hop = Hop { kind: "unresolved", host: Some(unresolved.host), ..Hop::empty() };
+                Explanation { hop: Some(hop), ..self.explanation(Outcome::Forwarded, summary) }
+            }
+        };
+        Explanation { source: Some(Party::of(source)), ..explanation }
+    }
+
+    fn judged(&self, (verdict, reason): (Verdict, Option<Reason>)) -> Explanation {
+        let outcome = if verdict.allowed { Outcome::Allowed } else { Outcome::Denied };
+        Explanation {
+            reason: reason.map(Reason::as_str),
+            ..self.explanation(outcome, verdict.sentence.clone()).with(verdict)
+        }
+    }
+
+    fn explanation(&self, outcome: Outcome, summary: String) -> Explanation {
+        let from = match &self.from {
+            Source::Pod { namespace, name } => format!("{namespace}/{name}"),
+            Source::Outside { source } if source.is_unspecified() => "outside".to_owned(),
+            Source::Outside { source } => format!("outside/{source}"),
+        };
+        let (source, hop, policy) = (None, None, None);
+        Explanation { from, to: self.to, outcome, reason: None, summary, source, hop, policy }
+    }
+}
+
+impl Explanation {
+    fn with(self, verdict: Verdict) -> Self {
+        Self { policy: Some(verdict), ..self }
+    }
+}
+
+impl FromStr for Source {
+    type Err = BadQuestion;
+
+    fn from_str(text: &str) -> Result<Self, BadQuestion> {
+        let bad = || BadQuestion::From { found: text.to_owned() };
+        match text.split_once('/') {
+            None if text == "outside" => Ok(Self::Outside { source: Ipv4Addr::UNSPECIFIED.into() }),
+            Some(("outside", source)) if source.parse::<IpAddr>().is_ok() => {
+                source.parse().map(|source| Self::Outside { source }).map_err(|_| bad())
+            }
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+                Ok(Self::Pod { namespace: namespace.to_owned(), name: name.to_owned() })
+            }
+            None | Some(_) => Err(bad()),
+        }
+    }
+}
+
+impl Party {
+    fn of(workload: &Workload) -> Self {
+        Self {
+            uid: workload.uid.clone(),
+            namespace: workload.namespace.clone(),
+            name: workload.name.clone(),
+            identity: workload.identity().map(ToString::to_string),
+        }
+    }
+}
+
+impl Hop {
+    fn empty() -> Self {
+        Self {
+            kind: "",
+            dial: None,
+            host: None,
+            authority: None,
+            expect: Vec::new(),
+            workload: None,
+            service: None,
+        }
+    }
+
+    fn clear(kind: &'static str, dial: SocketAddr, service: Option<&Service>) -> Self {
+        Self { kind, dial: Some(dial), service: service.map(|s| s.key.clone()), ..Self::empty() }
+    }
+
+    fn tunnel(
+        kind: &'static str,
+        dial: SocketAddr,
+        authority: impl Display,
+        expect: &[Spiffe],
+        workload: &Workload,
+        service: Option<&Service>,
+    ) -> Self {
+        Self {
+            authority: Some(authority.to_string()),
+            expect: expect.iter().map(ToString::to_string).collect(),
+            workload: Some(Party::of(workload)),
+            ..Self::clear(kind, dial, service)
+        }
+    }
+}
+
+/// The workload of a pod: one of this node by what the node knows, any other by name.
+fn workload(
+    snapshot: &Snapshot,
+    pods: &[PodStatus],
+    namespace: &str,
+    name: &str,
+) -> Option<Arc<Workload>> {
+    let local = pods.iter().find(|pod| pod.namespace == namespace && pod.name == name);
+    if let Some(pod) = local {
+        return snapshot.workload_of(namespace, name, &pod.service_account).cloned();
+    }
+    let named =
+        |workload: &&Arc<Workload>| *workload.namespace == *namespace && *workload.name == *name;
+    snapshot.workloads().find(named).cloned()
+}
+
+/// The verdict of the policies of `to`, and the reason if they deny.
+fn judge(
+    snapshot: &Snapshot,
+    to: &Workload,
+    connection: &Connection<'_>,
+) -> (Verdict, Option<Reason>) {
+    let (policies, destination) = (snapshot.policies(), to.policy_destination());
+    let dry_run =
+        policy::dry_run(policies, destination, connection).into_iter().map(|one| {
+            match one.verdict {
+                DryRunVerdict::Deny { rule } => {
+                    format!("{} would deny by its rule {rule}", one.policy)
+                }
+                DryRunVerdict::Allow { rule } => {
+                    format!("{} would allow by its rule {rule}", one.policy)
+                }
+                DryRunVerdict::NoAllow => format!("{} would not allow", one.policy),
+            }
+        });
+    let dry_run = dry_run.collect();
+    match policy::authorize(policies, destination, connection) {
+        Ok(permit) => {
+            let (sentence, policy, rule) = grounds(permit.grounds());
+            (Verdict { allowed: true, sentence, policy, rule, dry_run }, None)
+        }
+        Err(denied) => {
+            let reason = Reason::from(&denied);
+            let sentence = denied.to_string();
+            let (policy, rule) = match denied {
+                Denied::ByDeny { policy, rule } => (Some(policy), Some(rule)),
+                Denied::Missing { policy } => (Some(policy), None),
+                Denied::NoAllow { .. } => (None, None),
+            };
+            (Verdict { allowed: false, sentence, policy, rule, dry_run }, Some(reason))
+        }
+    }
+}
+
+fn grounds(grounds: &Grounds) -> (String, Option<Arc<str>>, Option<usize>) {
+    match grounds {
+        Grounds::Allowed { policy, rule } => {
+            let sentence =
+                format!("policy {policy} allows this connection: its rule {rule} matches");
+            (sentence, Some(policy.clone()), Some(*rule))
+        }
+        Grounds::Unrestricted => {
+            ("no policy restricts who may connect to the destination".to_owned(), None, None)
+        }
+        Grounds::Originated => ("the destination's node decides".to_owned(), None, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Method;
+    use mesh::store::{Store, Update};
+
+    use super::*;
+    use crate::next_hop::fixture::{NETWORK, snapshot};
+
+    const SHOP: &str = "
+        workload web   10.0.0.1     hbone sa=web
+        workload cart  10.0.0.2     hbone sa=cart
+        workload old   10.0.0.3
+        service  cart  10.1.0.2:80  -> cart:8080
+        service  empty 10.1.0.3:80  ->
+    ";
+
+    fn ask(from: &str, to: &str) -> Result<Explanation, BadQuestion> {
+        let request = Request::of(Method::GET, &format!("/explain?from={from}&to={to}"));
+        Question::of(&request)?.answer(&snapshot(SHOP), NETWORK, &[], 0)
+    }
+
+    fn check(from: &str, to: &str, expected: &str) {
+        let found = match ask(from, to) {
+            Ok(Explanation { outcome, reason, summary, .. }) => match reason {
+                Some(reason) => format!("{outcome:?} {reason}: {summary}"),
+                None => format!("{outcome:?}: {summary}"),
+            },
+            Err(bad) => bad.to_string(),
+        };
+        assert_eq!(found, expected, "{from} -> {to}");
+    }
+
+    #[test]
+    fn a_service_is_explained_by_its_endpoint_and_that_ones_policies() {
+        check(
+            "shop/web",
+            "10.1.0.2:80",
+            "Allowed: no policy restricts who may connect to the destination",
+        );
+        let hop = ask("shop/web", "10.1.0.2:80").unwrap().hop.unwrap();
+        let found = (hop.kind, hop.dial.unwrap().to_string(), hop.authority.unwrap());
+        assert_eq!(found, ("direct", "10.0.0.2:15008".to_owned(), "10.0.0.2:8080".to_owned()));
+        assert_eq!(hop.expect, ["spiffe://cluster.local/ns/shop/sa/cart"]);
+    }
+
+    #[test]
+    fn what_leaves_the_mesh_is_said_to_be_in_the_clear() {
+        let passthrough =
+            "Forwarded: forwarded in the clear to 192.0.2.1:80, which is not in the mesh";
+        check("shop/web", "192.0.2.1:80", passthrough);
+        let plain =
+            "Forwarded: forwarded in the clear to cluster//Pod/shop/old, which accepts no tunnels";
+        check("shop/web", "10.0.0.3:80", plain);
+    }
+
+    #[test]
+    fn no_route_has_the_word_that_log_and_metrics_have() {
+        let found = ask("shop/web", "10.1.0.2:81").unwrap();
+        assert_eq!((found.outcome, found.reason), (Outcome::NoRoute, Some("unknown_service_port")));
+    }
+
+    #[test]
+    fn a_denial_has_the_word_and_the_sentence_that_the_log_has() {
+        use proto::security::{Action, Authorization, Clause, Match, Rule, Scope};
+        let rule = |port| Rule {
+            clauses: vec![Clause {
+                matches: vec![Match { destination_ports: vec![port], ..Default::default() }],
+            }],
+        };
+        let policy = Authorization {
+            name: "only-81".into(),
+            namespace: "shop".into(),
+            scope: Scope::Namespace.into(),
+            action: Action::Allow.into(),
+            rules: vec![rule(81)],
+            ..Default::default()
+        };
+        let store = Store::new();
+        let workloads = snapshot(SHOP);
+        let known = workloads.workloads().map(|one| Update::Workload((**one).clone()));
+        store.apply(known.chain([Update::Policy(policy.try_into().unwrap())]));
+        let request = Request::of(Method::GET, "/explain?from=shop/web&to=10.0.0.2:80");
+        let question = Question::of(&request).unwrap();
+        let found = question.answer(&store.load(), NETWORK, &[], 0).unwrap();
+        assert_eq!((found.outcome, found.reason), (Outcome::Denied, Some("policy_no_allow")));
+        let expected = "no policy allows this connection: nearest is rule 1 of shop/only-81, \
+                        whose destination_ports wants 81 and found 80";
+        assert_eq!(found.summary, expected);
+        assert!(!found.policy.unwrap().allowed);
+    }
+
+    #[test]
+    fn an_outsider_is_judged_without_an_identity() {
+        check(
+            "outside",
+            "10.0.0.2:8080",
+            "Allowed: no policy restricts who may connect to the destination",
+        );
+        let nobody = "Forwarded: 192.0.2.1 is no workload's address: the mesh has no part in it";
+        check("outside/198.51.100.7", "192.0.2.1:80", nobody);
+    }
+
+    #[test]
+    fn a_bad_question_is_answered_by_what_is_wrong() {
+        check(
+            "shop",
+            "10.0.0.2:80",
+            "`from` must be NAMESPACE/POD, `outside` or `outside/ADDRESS`, found `shop`",
+        );
+        check("shop/web", "10.0.0.2", "`to` must be ADDRESS:PORT, found `10.0.0.2`");
+        check("shop/nobody", "10.0.0.2:80", "no workload shop/nobody is known here");
+    }
+}

@@ -1,0 +1,200 @@
+//! The little HTTP/1.1 that the daemon's own ports need.
+//!
+//! In: a listener and a function from a [`Request`] to a [`Response`]. Out: served connections. Requests have a query
+//! and no body: a body that is sent is not read, and its connection is closed.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use http_body_util::Full;
+use hyper::{
+    Method, StatusCode, Uri,
+    body::{Bytes, Incoming},
+    header::{CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long a client may take to send a request's head, also between two requests.
+const HEADER_LIMIT: Duration = Duration::from_secs(2);
+/// Bytes of a request's head.
+const HEADER_BYTES: usize = 8 * 1024;
+/// Connections served at once on one port; more wait in the kernel's queue.
+const CONNECTIONS: usize = 64;
+/// After an accept that failed, which happens when descriptors run out: not at once again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A request without its body.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) method: Method,
+    pub(super) path: String,
+    query: Vec<(String, String)>,
+}
+
+pub(super) type Response = hyper::Response<Full<Bytes>>;
+
+impl Request {
+    fn new(method: Method, uri: &Uri) -> Self {
+        let query = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let query = query.map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(key), decode(value))
+        });
+        Self { method, path: uri.path().to_owned(), query: query.collect() }
+    }
+
+    /// The first value of a query parameter; empty if it was given without one.
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(method: Method, uri: &str) -> Self {
+        Self::new(method, &uri.parse().unwrap())
+    }
+}
+
+/// Plain text.
+pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response {
+    respond(status, "text/plain; charset=utf-8", text.into().into())
+}
+
+/// A page.
+pub(super) fn html(text: &'static str) -> Response {
+    respond(StatusCode::OK, "text/html; charset=utf-8", text.into())
+}
+
+/// A value as JSON, indented for people.
+pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Response {
+    match serde_json::to_vec_pretty(value) {
+        Ok(body) => respond(status, "application/json", body.into()),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("writing JSON: {error}\n")),
+    }
+}
+
+/// Any body.
+pub(super) fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Response {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Serves connections until `stop` is cancelled, then ends those in progress after their current request.
+pub(super) async fn serve(
+    listener: TcpListener,
+    answer: impl Fn(&Request) -> Response + Clone + Send + Sync + 'static,
+    stop: CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    while let Some(accepted) = stop.run_until_cancelled(accept(&listener, &room)).await {
+        let (tcp, permit) = accepted;
+        let (answer, stop) = (answer.clone(), stop.clone());
+        connections.spawn(async move {
+            converse(tcp, answer, stop).await;
+            drop(permit);
+        });
+        while connections.try_join_next().is_some() {}
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
+    let permit = Arc::clone(room).acquire_owned().await.expect("the semaphore is never closed");
+    loop {
+        match listener.accept().await {
+            Ok((tcp, _)) => return (tcp, permit),
+            Err(error) => {
+                tracing::warn!(%error, "accepting an operator's connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn converse(tcp: TcpStream, answer: impl Fn(&Request) -> Response, stop: CancellationToken) {
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let request = Request::new(request.method().clone(), request.uri());
+        let response = answer(&request);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_LIMIT)
+        .max_buf_size(HEADER_BYTES)
+        .serve_connection(TokioIo::new(tcp), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an operator's connection ended");
+    }
+}
+
+/// Undoes percent-encoding; what is not valid stays as it is.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        match (first, tail) {
+            (b'%', [high, low, after @ ..]) => match (digit(*high), digit(*low)) {
+                (Some(high), Some(low)) => {
+                    bytes.push(high * 16 + low);
+                    rest = after;
+                }
+                (Some(_) | None, _) => bytes.push(b'%'),
+            },
+            (b'+', _) => bytes.push(b' '),
+            (byte, _) => bytes.push(*byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn digit(hex: u8) -> Option<u8> {
+    char::from(hex).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_found_decoded() {
+        let request =
+            Request::of(Method::GET, "/explain?from=shop%2Fweb&to=%5bfd00::1%5D:80&flag&empty=");
+        assert_eq!(request.path, "/explain");
+        assert_eq!(request.parameter("from"), Some("shop/web"));
+        assert_eq!(request.parameter("to"), Some("[fd00::1]:80"));
+        assert_eq!(request.parameter("flag"), Some(""));
+        assert_eq!(request.parameter("other"), None);
+    }
+
+    #[test]
+    fn what_is_no_percent_encoding_stays() {
+        for (text, decoded) in
+            [("100%", "100%"), ("%zz", "%zz"), ("%4", "%4"), ("%ff", "\u{fffd}"), ("a+b", "a b")]
+        {
+            assert_eq!(decode(text), decoded, "{text}");
+        }
+    }
+}
