@@ -1,0 +1,129 @@
+//! How much memory the daemon takes: at rest, for each idle connection, and with many workloads known.
+//!
+//! In: a rig, or a number of workloads. Out: rows like those of the loads, with bytes for values.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, ensure};
+use testbed::load::Report;
+use testbed::{Cluster, Daemon, PodSpec, binaries};
+
+use crate::rig::Rig;
+use crate::sample::Row;
+
+const CONNECTIONS: u32 = 1000;
+
+/// Fresh daemons at rest, and the same with idle connections through both.
+pub(crate) fn at_rest_and_idle(rig: &mut Rig) -> Result<Vec<Row>> {
+    let cluster = rig.ours()?;
+    for node in ["a", "b"] {
+        cluster.daemon_mut(node)?.restart()?;
+    }
+    let server = format!("{}:7000", cluster.pod("mesh/server")?.ip4());
+    let client = cluster.pod("mesh/client")?;
+    let at_rest = resident(cluster)?;
+    // Certificates, tunnels and the allocator's first pages belong to no one connection.
+    client.load("rr", &server, &["--connections=16", "--seconds=0.2"])?;
+    let before = resident(cluster)?;
+    let tool = binaries::ours("load")?.display().to_string();
+    let count = CONNECTIONS.to_string();
+    let mut command =
+        client.place().command(&[&tool, "idle", "--to", &server, "--connections", &count]);
+    let mut held = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting the idle crowd")?;
+    let mut line = String::new();
+    BufReader::new(held.stdout.take().context("standard output was piped above")?)
+        .read_line(&mut line)?;
+    let report: Report =
+        serde_json::from_str(&line).with_context(|| format!("reading the report {line:?}"))?;
+    ensure!(
+        report.errors == 0,
+        "{} of {CONNECTIONS} connections failed: {:?}",
+        report.errors,
+        report.first_error
+    );
+    let after = resident(cluster)?;
+    drop(held.stdin.take());
+    ensure!(held.wait()?.success(), "idle connections were lost");
+    let each = |at: usize| (after[at] - before[at]) / f64::from(CONNECTIONS);
+    Ok(vec![
+        row("daemon at rest", at_rest[0].max(at_rest[1]) / 1e6, "MB"),
+        row("idle connection, outbound side", each(0), "bytes"),
+        row("idle connection, inbound side", each(1), "bytes"),
+    ])
+}
+
+/// A fresh daemon that knows `count` workloads.
+pub(crate) fn with_workloads(count: u32) -> Result<Vec<Row>> {
+    let cluster = Cluster::builder()
+        .nodes(&["a"])
+        .ambient("mesh")
+        .pod(PodSpec::new("mesh/client", "a"))
+        .manifest("many.yaml", &many(count))
+        .start()?;
+    let daemon = cluster.daemon("a")?;
+    let dump = daemon.config_dump()?;
+    let known = dump["workloads"].as_array().map_or(0, Vec::len);
+    ensure!(known >= count as usize, "the daemon knows {known} workloads of {count}");
+    Ok(vec![row(&format!("{count} workloads"), resident_of(daemon)? / 1e6, "MB")])
+}
+
+fn resident(cluster: &Cluster) -> Result<[f64; 2]> {
+    Ok([resident_of(cluster.daemon("a")?)?, resident_of(cluster.daemon("b")?)?])
+}
+
+#[expect(clippy::cast_precision_loss, reason = "memory stays far below 2^52 bytes")]
+fn resident_of(daemon: &Daemon) -> Result<f64> {
+    Ok(daemon.process()?.usage()?.resident_bytes as f64)
+}
+
+fn row(load: &str, value: f64, unit: &str) -> Row {
+    let (path, load) = ("mesh".to_owned(), load.to_owned());
+    Row { path, load, value: Some(value), unit: unit.to_owned(), runs: 1, ..Row::default() }
+}
+
+/// As many pods, in deployments of ten, each with a service account of its own.
+fn many(count: u32) -> String {
+    let mut yaml = String::from(
+        "---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: many\n  labels:\n    istio.io/dataplane-mode: ambient\n",
+    );
+    for at in 0..count {
+        let app = at / 10;
+        let (high, middle, low) = (at >> 16, (at >> 8) & 255, at & 255);
+        let _ = write!(
+            yaml,
+            "\
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: app-{app}-{at}
+  namespace: many
+  uid: 00000000-0000-4000-8001-{at:012x}
+  labels:
+    app: app-{app}
+spec:
+  nodeName: node-z
+  serviceAccountName: app-{app}
+  containers:
+  - name: main
+    image: testbed
+status:
+  phase: Running
+  hostIP: 10.250.0.1
+  podIP: 100.{high}.{middle}.{low}
+  podIPs:
+  - ip: 100.{high}.{middle}.{low}
+  conditions:
+  - type: Ready
+    status: \"True\"
+"
+        );
+    }
+    yaml
+}
