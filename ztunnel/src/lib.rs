@@ -5,6 +5,8 @@ pub mod admin;
 pub mod admission;
 pub mod capture;
 pub mod config;
+pub mod daemon;
 pub mod next_hop;
 pub mod pods;
+pub mod proxy;
 pub mod sys;

@@ -1,0 +1,324 @@
+//! Puts the daemon together, runs it, and takes it down.
+//!
+//! In: settings. Out: a daemon that serves until SIGTERM, SIGINT or `/quitquitquit`, then drains. Control work runs
+//! here, on one thread: configuration, certificates, pods, administration. Data threads are [`DataThreads`]' own.
+
+use std::{
+    path::PathBuf,
+    rc::Rc,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context;
+use mesh::{
+    hbone::HboneConfig,
+    identity::{CaClient, Identities, IdentityConfig},
+    store::Store,
+    telemetry::{self, LogHandle, Metrics},
+    xds::{self, Roots, ServerConfig, Token, XdsConfig, XdsStatus},
+};
+use serde_json::json;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::{LocalSet, spawn_local},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{Addresses, ConnectionTable, Handles, Readiness, Servers},
+    capture::{Capture, CaptureConfig},
+    config::{Config, ControlPlaneConfig},
+    pods::{Announced, PodTable, folder::Folder, socket, zds},
+    proxy::{DataThreads, Node, Pods, Source},
+};
+
+/// How long a first connection of an identity waits for its certificate.
+const CERTIFICATE_WAIT: Duration = Duration::from_secs(10);
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+/// What keeps it from starting: a missing privilege or kernel feature, an address in use, a folder that cannot be made.
+pub fn run(config: &Config, log: LogHandle) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the control thread")?;
+    LocalSet::new().block_on(&runtime, serve(config, log))
+}
+
+async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
+    let metrics = Metrics::install().context("collecting metrics")?;
+    telemetry::record_build("ztunnel", &config.node.istio_version);
+    let servers = Servers::bind(&Addresses {
+        admin: config.listen.admin,
+        stats: config.listen.stats,
+        readiness: config.listen.readiness,
+    })?;
+    let capture = Arc::new(open_capture(config)?);
+    let folder = Folder::open(&config.pods.directory)
+        .with_context(|| format!("opening the pod registry {}", config.pods.directory.display()))?;
+    let registry = socket::listen(&config.pods.socket)
+        .with_context(|| format!("listening on {}", config.pods.socket.display()))?;
+
+    let node = Arc::new(Node {
+        network: config.node.network.as_str().into(),
+        store: Store::new(),
+        identities: identities(config),
+        capture,
+        hbone: tunnels(config),
+        drain_limit: config.drain_limit,
+        connections: ConnectionTable::new(),
+        draining: CancellationToken::new(),
+        ending: CancellationToken::new(),
+    });
+    let readiness = Readiness::new();
+    let threads = DataThreads::start(&node, config.threads.get())?;
+    let pods = Pods::new(node.clone(), threads);
+
+    let xds = subscribe(config, &node, &readiness);
+    spawn_local(metrics.clone().keep_up());
+    let handles = handles(config, &node, &pods, xds, log, metrics, &readiness);
+    spawn_local(async move {
+        if let Err(error) = servers.serve(Arc::new(handles), CancellationToken::new()).await {
+            tracing::error!(%error, "administration ended");
+        }
+    });
+    let folder_pods = Rc::new(pods.of(Source::Registry));
+    restore(&folder, &*folder_pods);
+    spawn_local(socket::serve(registry, folder_pods, folder));
+    follow_node_agent(config, &node, &pods, &readiness);
+    readiness.task("proxy").ready();
+
+    wait_for_end(&node).await?;
+    end(&node, config.drain_limit).await;
+    pods.join();
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn open_capture(config: &Config) -> anyhow::Result<Capture> {
+    let defaults = CaptureConfig::default();
+    let cgroup = match &config.capture.cgroup {
+        Some(cgroup) => cgroup.clone(),
+        None => cgroup_root().unwrap_or(defaults.cgroup),
+    };
+    let capture =
+        Capture::open(&CaptureConfig { pin_dir: config.capture.pin_dir.clone(), cgroup })?;
+    capture.exempt(&config.capture.exempt)?;
+    Ok(capture)
+}
+
+/// Where the machine has mounted cgroup v2: beside v1 it is not at `/sys/fs/cgroup`.
+fn cgroup_root() -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+    let mut mounts = mounts.lines().map(|line| line.split(' '));
+    mounts.find_map(|mut fields| {
+        let (path, kind) = (fields.nth(1)?, fields.next()?);
+        (kind == "cgroup2").then(|| path.into())
+    })
+}
+
+fn identities(config: &Config) -> Identities {
+    let plane = &config.control_plane;
+    let server = server(
+        plane,
+        &plane.ca_address,
+        &plane.ca_root,
+        plane.ca_alt_hostname.as_ref(),
+        &config.node.cluster,
+    );
+    Identities::start(
+        Arc::new(CaClient::new(server)),
+        IdentityConfig {
+            lifetime: plane.certificate_lifetime,
+            wait: CERTIFICATE_WAIT,
+            trust_domain_aliases: Vec::new(),
+        },
+    )
+}
+
+fn server(
+    plane: &ControlPlaneConfig,
+    address: &str,
+    root: &std::path::Path,
+    name: Option<&String>,
+    cluster: &str,
+) -> ServerConfig {
+    ServerConfig {
+        address: address.to_owned(),
+        roots: Roots::File(root.to_owned()),
+        server_name: name.cloned(),
+        token: plane.token_file.exists().then(|| Token::File(plane.token_file.clone())),
+        cluster_id: cluster.to_owned(),
+    }
+}
+
+fn tunnels(config: &Config) -> HboneConfig {
+    let tunnels = &config.tunnels;
+    HboneConfig {
+        streams_per_tunnel: tunnels.streams_per_tunnel,
+        idle_limit: tunnels.idle_limit,
+        stream_window_bytes: tunnels.stream_window_bytes.get(),
+        tunnel_window_bytes: tunnels.connection_window_bytes.get(),
+        frame_bytes: tunnels.frame_bytes.get(),
+        ..HboneConfig::default()
+    }
+}
+
+/// Follows the control plane for as long as the daemon runs.
+fn subscribe(
+    config: &Config,
+    node: &Arc<Node>,
+    readiness: &Readiness,
+) -> watch::Receiver<XdsStatus> {
+    let (plane, own) = (&config.control_plane, &config.node);
+    let namespace = &own.pod_namespace;
+    let mut node_metadata: std::collections::BTreeMap<String, serde_json::Value> =
+        own.metadata.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    node_metadata.extend([
+        ("NAME".to_owned(), json!(own.pod_name)),
+        ("NAMESPACE".to_owned(), json!(namespace)),
+        ("INSTANCE_IPS".to_owned(), json!(own.instance_ip.to_string())),
+        ("NODE_NAME".to_owned(), json!(own.name)),
+        ("CLUSTER_ID".to_owned(), json!(own.cluster)),
+    ]);
+    let xds = XdsConfig {
+        server: server(
+            plane,
+            &plane.xds_address,
+            &plane.xds_root,
+            plane.xds_alt_hostname.as_ref(),
+            &own.cluster,
+        ),
+        node_id: format!(
+            "ztunnel~{}~{}.{namespace}~{namespace}.svc.cluster.local",
+            own.instance_ip, own.pod_name
+        ),
+        node_metadata,
+    };
+    let (status, followed) = watch::channel(XdsStatus::default());
+    spawn_local(xds::run(xds, node.store.clone(), status));
+    let (task, mut synced) = (readiness.task("state manager"), followed.clone());
+    spawn_local(async move {
+        // The channel closes only with the daemon.
+        if synced.wait_for(XdsStatus::synced).await.is_ok() {
+            task.ready();
+        }
+    });
+    followed
+}
+
+fn handles(
+    config: &Config,
+    node: &Arc<Node>,
+    pods: &Pods,
+    xds: watch::Receiver<XdsStatus>,
+    log: LogHandle,
+    metrics: Metrics,
+    readiness: &Readiness,
+) -> Handles {
+    let (listing, capture) = (pods.listing(), node.capture.clone());
+    Handles {
+        network: node.network.clone(),
+        store: node.store.clone(),
+        identities: node.identities.clone(),
+        connections: node.connections.clone(),
+        pods: Box::new(move || {
+            let listing = listing.lock().unwrap_or_else(PoisonError::into_inner);
+            listing.values().cloned().collect()
+        }),
+        xds,
+        log,
+        metrics,
+        capture_counters: Box::new(move || {
+            capture.counters().unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot read the capture programs' counters");
+                Vec::new()
+            })
+        }),
+        readiness: readiness.clone(),
+        drain: node.draining.clone(),
+        config: serde_json::to_value(config).unwrap_or_default(),
+        istio_version: config.node.istio_version.clone(),
+    }
+}
+
+/// Serves the pods that a former daemon served. A pod whose namespace is gone is forgotten.
+fn restore(folder: &Folder, table: &impl PodTable) {
+    let (records, bad) = match folder.load() {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            tracing::error!(%error, "cannot read the pod registry");
+            return;
+        }
+    };
+    for error in bad {
+        tracing::error!(%error, "a pod's record is passed over");
+    }
+    for record in records {
+        let served = Announced::open(&record).and_then(|pod| table.add(pod));
+        if let Err(error) = served {
+            tracing::error!(uid = %record.uid, pod = %record.name, %error, "a recorded pod is not served");
+        }
+    }
+}
+
+/// Follows Istio's node agent where there is one, and takes away what an earlier daemon captured and nobody names.
+fn follow_node_agent(config: &Config, node: &Arc<Node>, pods: &Rc<Pods>, readiness: &Readiness) {
+    let Some(path) = config.pods.node_agent.clone() else {
+        return pods.release_leftovers();
+    };
+    let task = readiness.task("workload proxy manager");
+    let (ready, mut is_ready) = watch::channel(false);
+    let table = Rc::new(pods.of(Source::NodeAgent));
+    let (store, pods) = (node.store.clone(), pods.clone());
+    spawn_local(async move {
+        // Pods are taken over only once there is a policy to serve them by.
+        let mut changes = store.subscribe();
+        let _ = changes.wait_for(|generation| *generation > 0).await;
+        zds::run(&path, table, ready).await;
+    });
+    spawn_local(async move {
+        while is_ready.changed().await.is_ok() {
+            if *is_ready.borrow_and_update() {
+                pods.release_leftovers();
+                task.ready();
+            } else {
+                task.pending();
+            }
+        }
+    });
+}
+
+async fn wait_for_end(node: &Node) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("SIGINT"),
+        () = node.draining.cancelled() => tracing::info!("told to end"),
+    }
+    Ok(())
+}
+
+/// Takes no new connections, lets the open ones end, and cuts those that do not in time.
+async fn end(node: &Node, limit: Duration) {
+    node.draining.cancel();
+    tracing::info!(?limit, "draining");
+    let idle = async {
+        let mut look = tokio::time::interval(Duration::from_millis(100));
+        while !node.connections.list().is_empty() {
+            look.tick().await;
+        }
+    };
+    if tokio::time::timeout(limit, idle).await.is_err() {
+        tracing::warn!(
+            open = node.connections.list().len(),
+            "cutting connections that did not end"
+        );
+    }
+    node.ending.cancel();
+}

@@ -1,0 +1,254 @@
+//! A tunnel that a peer opened to a pod of this node: who it is, what each CONNECT may reach, then the application.
+
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+
+use http::{Method, StatusCode};
+use mesh::{
+    hbone::{self, AcceptError, Authority, Incoming, Tunnel},
+    identity::Spiffe,
+    store::{Snapshot, Workload},
+    telemetry::{
+        self, Connection, ConnectionMetrics, Failure, Party, Reason, Reporter, Security, Traffic,
+    },
+};
+use tokio::{io::AsyncWriteExt, net::TcpStream, task::spawn_local};
+
+use super::{
+    counters::FarInitiates,
+    dial, failure, labels,
+    live::{CutNote, Subject},
+    plaintext::authorize,
+    proxy_protocol,
+    thread::{DataThread, LocalPod},
+};
+use crate::{
+    admin::{Direction, OpenConnection, Protocol},
+    admission::{Admission, Local, admit},
+};
+
+/// The two ends of a tunnel.
+struct Ends {
+    peer: Spiffe,
+    client: SocketAddr,
+    /// The pod's address and the tunnel port.
+    local: SocketAddr,
+}
+
+/// Serves one accepted tunnel to its end.
+pub(super) async fn serve(
+    thread: Rc<DataThread>,
+    pod: Rc<LocalPod>,
+    tcp: TcpStream,
+    client: SocketAddr,
+) {
+    let _open = thread.metrics.socket(Reporter::Destination);
+    let _load = thread.loaded();
+    let Ok(local) = tcp.local_addr() else { return };
+    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+    let mut tunnel = match accept(&thread, &pod, tcp).await {
+        Ok(tunnel) => tunnel,
+        Err(failure) => return telemetry::refused(Reporter::Destination, client, local, &failure),
+    };
+    let ends = Rc::new(Ends { peer: tunnel.peer().clone(), client, local });
+    let node = thread.node.clone();
+    let mut draining = std::pin::pin!(node.draining.cancelled());
+    let mut drained = false;
+    loop {
+        tokio::select! {
+            // Dropping the tunnel resets what is left of its streams.
+            () = pod.pod.removed.cancelled() => return,
+            () = &mut draining, if !drained => {
+                drained = true;
+                tunnel.drain(Instant::now() + thread.node.drain_limit);
+            }
+            next = tunnel.next() => match next {
+                Some(Ok(incoming)) => {
+                    spawn_local(stream(thread.clone(), pod.clone(), ends.clone(), incoming));
+                }
+                Some(Err(error)) => {
+                    let failure = Failure::new(Reason::from(&error), &error);
+                    tracing::debug!(peer = %ends.peer, %client, reason = %failure.reason, error = failure.error, "tunnel ended");
+                    return;
+                }
+                None => return,
+            }
+        }
+    }
+}
+
+async fn accept(thread: &DataThread, pod: &LocalPod, tcp: TcpStream) -> Result<Tunnel, Failure> {
+    let node = &thread.node;
+    let workload = pod
+        .pod
+        .workload(&node.store)
+        .await
+        .map_err(|error| Failure::new(Reason::UnknownDestination, &error))?;
+    let identity = workload.identity().ok_or_else(|| Failure {
+        reason: Reason::CertificateUnavailable,
+        error: format!("workload {} has no usable identity", workload.uid),
+    })?;
+    let credential = node
+        .identities
+        .credential(identity)
+        .await
+        .map_err(|error| Failure::new(Reason::CertificateUnavailable, &error))?;
+    Tunnel::accept(tcp, &credential, &node.hbone)
+        .await
+        .map_err(|error: AcceptError| Failure::new(Reason::from(&error), &error))
+}
+
+/// Answers one CONNECT and copies to its end.
+async fn stream(thread: Rc<DataThread>, pod: Rc<LocalPod>, ends: Rc<Ends>, incoming: Incoming) {
+    let _load = thread.loaded();
+    let snapshot = thread.node.store.load();
+    let (workload, admission) = match admitted(&thread, &pod, &ends, &snapshot, &incoming) {
+        Ok(admitted) => admitted,
+        Err((status, failure)) => {
+            telemetry::refused(Reporter::Destination, ends.client, ends.local, &failure);
+            return incoming.refuse(status);
+        }
+    };
+    let metrics = thread
+        .metrics
+        .open(connection(&thread, &snapshot, &ends, &workload, &admission, &incoming));
+    drop(snapshot);
+    let _listed = thread.node.connections.open(OpenConnection {
+        pod: pod.pod.uid.clone(),
+        direction: Direction::Inbound,
+        source: ends.client,
+        original_destination: ends.local,
+        actual_destination: admission.dial,
+        protocol: Protocol::Hbone,
+        peer: Some(ends.peer.clone()),
+    });
+    let result = forward(&thread, &pod, &ends, &workload, &admission, incoming, &metrics).await;
+    metrics.finish(result);
+}
+
+type Refused = (StatusCode, Failure);
+
+fn admitted(
+    thread: &DataThread,
+    pod: &LocalPod,
+    ends: &Ends,
+    snapshot: &Snapshot,
+    incoming: &Incoming,
+) -> Result<(Arc<Workload>, Admission), Refused> {
+    if incoming.method != Method::CONNECT {
+        let error = format!("the method is {}, expected CONNECT", incoming.method);
+        return Err((StatusCode::BAD_REQUEST, Failure { reason: Reason::ConnectMethod, error }));
+    }
+    let authority: &Authority = incoming.authority.as_ref().map_err(|error| {
+        (StatusCode::BAD_REQUEST, Failure::new(Reason::ConnectAuthority, error))
+    })?;
+    let workload = pod.pod.record(&thread.node.store).ok_or_else(|| {
+        let error = "the pod's record was taken away".to_owned();
+        (StatusCode::SERVICE_UNAVAILABLE, Failure { reason: Reason::UnknownDestination, error })
+    })?;
+    let local = Local { workload: &workload, ip: ends.local.ip() };
+    let admission = admit(snapshot, local, authority)
+        .map_err(|refusal| (refusal.status(), Failure::new(Reason::from(&refusal), &refusal)))?;
+    Ok((workload, admission))
+}
+
+async fn forward(
+    thread: &Rc<DataThread>,
+    pod: &Rc<LocalPod>,
+    ends: &Ends,
+    workload: &Workload,
+    admission: &Admission,
+    mut incoming: Incoming,
+    metrics: &ConnectionMetrics,
+) -> Result<(), Failure> {
+    let subject = Subject {
+        peer: Some(ends.peer.clone()),
+        source: ends.client,
+        destination: admission.authorize,
+    };
+    // Registered before it is judged, so that no change of policy falls between.
+    let (_registered, order) = thread.live.register(&pod.pod, Some(subject.clone()));
+    let permit = match authorize(thread, pod, &subject) {
+        Ok(permit) => permit,
+        Err(failure) => {
+            incoming.refuse(StatusCode::UNAUTHORIZED);
+            return Err(failure);
+        }
+    };
+    let dialed = tokio::select! {
+        dialed = dialed(thread, pod, ends, admission) => dialed,
+        gone = incoming.abandoned() => return Err(failure::stream(&gone)),
+    };
+    let application = match dialed {
+        Ok(application) => application,
+        Err(error) => {
+            incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            return Err(failure::dial(admission.dial, &error));
+        }
+    };
+    let stream = incoming
+        .accept(labels::answer_headers(workload))
+        .map_err(|error| failure::stream(&error))?;
+    let note = CutNote::default();
+    let outcome =
+        hbone::splice(&permit, application, stream, &FarInitiates(metrics), note.wait(order)).await;
+    failure::outcome(&outcome, note.error())
+}
+
+/// Connects to the application, and tells it who comes if it wants to be told.
+async fn dialed(
+    thread: &DataThread,
+    pod: &LocalPod,
+    ends: &Ends,
+    admission: &Admission,
+) -> io::Result<TcpStream> {
+    let (node, pod, client) = (&thread.node, &pod.pod, ends.client);
+    let Some(destination) = admission.proxy_header else {
+        return dial::dial_application(node, pod, client.ip(), admission.dial).await;
+    };
+    // The header names the client, and the application listens for its own node's proxy.
+    let mut application = dial::dial(node, pod, admission.dial).await?;
+    application.write_all(&proxy_protocol::header(client, destination, Some(&ends.peer))).await?;
+    Ok(application)
+}
+
+fn connection(
+    thread: &DataThread,
+    snapshot: &Snapshot,
+    ends: &Ends,
+    workload: &Workload,
+    admission: &Admission,
+    incoming: &Incoming,
+) -> Connection {
+    // The record at the peer's address is the peer's if it has the identity that TLS proved; a waypoint's or
+    // gateway's address stands for somebody else.
+    let source = snapshot
+        .workload_by_address(&thread.node.network, ends.client.ip())
+        .filter(|source| source.identity() == Some(&ends.peer));
+    let source: Party = match source {
+        Some(source) => labels::party(source, Some(&ends.peer)),
+        None => labels::stranger(&incoming.headers, Some(&ends.peer)),
+    };
+    let service = admission.service.as_deref().or_else(|| {
+        let host = labels::dialed_host(&incoming.headers)?;
+        snapshot
+            .service_by_host(host, &workload.namespace)
+            .filter(|service| workload.membership(&service.key).is_some())
+            .map(|service| &**service)
+    });
+    Connection {
+        traffic: Traffic {
+            reporter: Reporter::Destination,
+            source,
+            destination: labels::party(workload, workload.identity()),
+            service: service.map(labels::service_name),
+            security: Security::MutualTls,
+        },
+        source: ends.client,
+        destination: ends.local,
+        hbone_authority: incoming
+            .authority
+            .as_ref()
+            .ok()
+            .map(|authority| authority.to_string().into()),
+    }
+}

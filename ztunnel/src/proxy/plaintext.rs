@@ -1,0 +1,151 @@
+//! A connection from outside the mesh to a pod of this node: policy without an identity, then the application.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use mesh::{
+    hbone,
+    policy::{self, Permit},
+    store::Workload,
+    telemetry::{
+        Connection, ConnectionMetrics, Failure, Party, Reason, Reporter, Security, Traffic,
+    },
+};
+use tokio::net::TcpStream;
+
+use super::{
+    counters::NearInitiates,
+    dial, failure, labels,
+    live::{CutNote, Subject},
+    outbound::refuse,
+    thread::{DataThread, LocalPod},
+};
+use crate::{
+    admin::{Direction, OpenConnection, Protocol},
+    capture,
+    next_hop::is_own_port,
+};
+
+/// Serves one accepted connection to its end.
+pub(super) async fn serve(
+    thread: Rc<DataThread>,
+    pod: Rc<LocalPod>,
+    tcp: TcpStream,
+    client: SocketAddr,
+) {
+    let _open = thread.metrics.socket(Reporter::Destination);
+    let _load = thread.loaded();
+    let target = match tcp.local_addr() {
+        // The listener takes any address and port: the kernel steers to it what was meant for the application.
+        Ok(local) => SocketAddr::new(local.ip().to_canonical(), local.port()),
+        Err(error) => {
+            tracing::debug!(%client, %error, "a connection was gone before it began");
+            return;
+        }
+    };
+    if is_own_port(target.port()) {
+        let error = format!("{target} is a port of the daemon's own");
+        return refuse(
+            Reporter::Destination,
+            tcp,
+            client,
+            target,
+            &Failure { reason: Reason::OwnPort, error },
+        );
+    }
+    let workload = match pod.pod.workload(&thread.node.store).await {
+        Ok(workload) => workload,
+        Err(error) => {
+            let failure = Failure::new(Reason::UnknownDestination, &error);
+            return refuse(Reporter::Destination, tcp, client, target, &failure);
+        }
+    };
+    let metrics = thread.metrics.open(connection(&thread, &workload, client, target));
+    let _listed = thread.node.connections.open(OpenConnection {
+        pod: pod.pod.uid.clone(),
+        direction: Direction::Inbound,
+        source: client,
+        original_destination: target,
+        actual_destination: target,
+        protocol: Protocol::Tcp,
+        peer: None,
+    });
+    let result = forward(&thread, &pod, tcp, client, target, &metrics).await;
+    metrics.finish(result);
+}
+
+async fn forward(
+    thread: &Rc<DataThread>,
+    pod: &Rc<LocalPod>,
+    tcp: TcpStream,
+    client: SocketAddr,
+    target: SocketAddr,
+    metrics: &ConnectionMetrics,
+) -> Result<(), Failure> {
+    let subject = Subject { peer: None, source: client, destination: target };
+    // Registered before it is judged, so that no change of policy falls between.
+    let (_registered, order) = thread.live.register(&pod.pod, Some(subject.clone()));
+    let permit = match authorize(thread, pod, &subject) {
+        Ok(permit) => permit,
+        Err(failure) => {
+            capture::reset(tcp);
+            return Err(failure);
+        }
+    };
+    let application =
+        match dial::dial_application(&thread.node, &pod.pod, client.ip(), target).await {
+            Ok(application) => application,
+            Err(error) => {
+                capture::reset(tcp);
+                return Err(failure::dial(target, &error));
+            }
+        };
+    let note = CutNote::default();
+    let outcome =
+        hbone::relay(&permit, tcp, application, &NearInitiates(metrics), note.wait(order)).await;
+    failure::outcome(&outcome, note.error())
+}
+
+/// Asks policy about an inbound connection, by the pod's record and the policies of this moment.
+pub(super) fn authorize(
+    thread: &DataThread,
+    pod: &LocalPod,
+    subject: &Subject,
+) -> Result<Permit, Failure> {
+    let snapshot = thread.node.store.load();
+    let pod = &pod.pod;
+    let workload = snapshot
+        .workload_of(&pod.namespace, &pod.name, &pod.service_account)
+        .ok_or_else(|| Failure {
+            reason: Reason::UnknownDestination,
+            error: "the pod's record was taken away".into(),
+        })?;
+    let connection = subject.connection();
+    for dry in policy::dry_run(snapshot.policies(), workload.policy_destination(), &connection) {
+        tracing::info!(target: "policy", policy = %dry.policy, verdict = ?dry.verdict, source = %subject.source, destination = %subject.destination, "dry run");
+    }
+    policy::authorize(snapshot.policies(), workload.policy_destination(), &connection)
+        .map_err(|denied| Failure::new(Reason::from(&denied), &denied))
+}
+
+fn connection(
+    thread: &DataThread,
+    workload: &Workload,
+    client: SocketAddr,
+    target: SocketAddr,
+) -> Connection {
+    let snapshot = thread.node.store.load();
+    // Without a certificate an address says who it probably was: good for a label, not for policy.
+    let source = snapshot.workload_by_address(&thread.node.network, client.ip());
+    Connection {
+        traffic: Traffic {
+            reporter: Reporter::Destination,
+            source: source.map_or_else(Party::default, |source| labels::party(source, None)),
+            destination: labels::party(workload, None),
+            service: None,
+            security: Security::Plaintext,
+        },
+        source: client,
+        destination: target,
+        hbone_authority: None::<Arc<str>>,
+    }
+}

@@ -1,0 +1,280 @@
+//! The table of served pods: opens their listeners, has them captured, hands them to the data threads.
+//!
+//! In: pods announced and taken back by their sources. Out: traffic captured, or an [`AddError`] and nothing left
+//! behind. Lives on the control thread.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    num::NonZeroUsize,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use mesh::identity::Spiffe;
+use tokio_util::sync::CancellationToken;
+
+use super::{DataThreads, Node, Pod, thread::ThreadListeners};
+use crate::{
+    admin::{PodState, PodStatus},
+    capture::{DaemonAway, Netns, PodCapture, PodListeners},
+    pods::{AddError, Announced, PodTable, PodUid, WithoutDaemon},
+};
+
+/// All served pods.
+pub struct Pods {
+    node: Arc<Node>,
+    threads: DataThreads,
+    served: RefCell<BTreeMap<PodUid, Served>>,
+    listing: Listing,
+}
+
+/// What other threads see of the table.
+pub type Listing = Arc<Mutex<BTreeMap<PodUid, PodStatus>>>;
+
+struct Served {
+    pod: Arc<Pod>,
+    source: Source,
+}
+
+/// Who announced a pod.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Source {
+    /// Our own folder and socket.
+    Registry,
+    /// Istio's node agent.
+    NodeAgent,
+}
+
+/// The table as one source sees it: it lists, replaces and removes only its own pods.
+pub struct SourceView {
+    pods: Rc<Pods>,
+    source: Source,
+}
+
+impl Pods {
+    /// An empty table.
+    pub fn new(node: Arc<Node>, threads: DataThreads) -> Rc<Self> {
+        Rc::new(Self { node, threads, served: RefCell::default(), listing: Arc::default() })
+    }
+
+    /// The table for one source.
+    pub fn of(self: &Rc<Self>, source: Source) -> SourceView {
+        SourceView { pods: self.clone(), source }
+    }
+
+    /// The pods being served, for other threads to look at.
+    pub fn listing(&self) -> Listing {
+        self.listing.clone()
+    }
+
+    /// Takes away the capture of pods that an earlier daemon left and no source has named.
+    pub fn release_leftovers(&self) {
+        let named: Vec<u64> =
+            self.served.borrow().values().map(|served| served.pod.netns.cookie()).collect();
+        match self.node.capture.reconcile(&named) {
+            Ok(released) => {
+                for pod in released {
+                    tracing::info!(ips = ?pod.ips, "released a pod that an earlier daemon left");
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "what an earlier daemon left is not wholly released")
+            }
+        }
+    }
+
+    /// Waits for the data threads, which end with the node's `ending` token. Capture stays: without a daemon it
+    /// refuses.
+    pub fn join(&self) {
+        self.threads.join();
+    }
+
+    fn list(&self) {
+        let listed = self
+            .served
+            .borrow()
+            .iter()
+            .map(|(uid, served)| (uid.clone(), status(&served.pod)))
+            .collect();
+        *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = listed;
+    }
+
+    fn add(&self, announced: Announced, source: Source) -> Result<(), AddError> {
+        if self.node.draining.is_cancelled() {
+            return Err(AddError::ShuttingDown);
+        }
+        let netns =
+            Netns::from_fd(announced.netns.into()).map_err(|source| AddError::Enter { source })?;
+        let known = self.served.borrow().get(&announced.uid).map(|served| served.pod.clone());
+        if known.is_some_and(|known| known.netns.cookie() == netns.cookie()) {
+            return Ok(());
+        }
+        self.remove(&announced.uid);
+        let ips = addresses(&netns, &announced.ips)?;
+        let pod = Arc::new(Pod {
+            uid: announced.uid,
+            namespace: announced.namespace,
+            name: announced.name,
+            service_account: announced.service_account,
+            netns: Arc::new(netns),
+            ips,
+            capture: announced.capture,
+            removed: CancellationToken::new(),
+        });
+        self.start(&pod)?;
+        tracing::info!(uid = %pod.uid, pod = %pod.name, namespace = %pod.namespace, ips = ?pod.ips, "pod captured");
+        self.served.borrow_mut().insert(pod.uid.clone(), Served { pod, source });
+        self.list();
+        Ok(())
+    }
+
+    /// Listeners first, capture last: what is captured has somebody to answer it.
+    fn start(&self, pod: &Arc<Pod>) -> Result<(), AddError> {
+        let count = NonZeroUsize::new(self.threads.count())
+            .expect("there is a data thread: checked by the settings");
+        let listeners =
+            PodListeners::open(&pod.netns, count).map_err(|source| AddError::Listen { source })?;
+        let capture = PodCapture {
+            netns: pod.netns.clone(),
+            ips: pod.ips.clone(),
+            daemon_away: match pod.capture.without_daemon {
+                WithoutDaemon::Refuse => DaemonAway::Refuse,
+                WithoutDaemon::Pass => DaemonAway::Pass,
+            },
+        };
+        self.node
+            .capture
+            .enrol(&capture, &listeners)
+            .map_err(|source| AddError::Capture { source })?;
+        let PodListeners { outbound, plaintext, hbone } = listeners;
+        let listeners = outbound
+            .into_iter()
+            .zip(plaintext)
+            .zip(hbone)
+            .map(|((outbound, plaintext), hbone)| ThreadListeners { outbound, plaintext, hbone })
+            .collect();
+        self.threads.serve(pod, listeners).map_err(|error| {
+            self.end(pod);
+            AddError::Thread { reason: error.to_string() }
+        })?;
+        self.prefetch(pod);
+        Ok(())
+    }
+
+    /// Asks for the pod's certificate before its first connection needs it, once its record names the trust domain.
+    fn prefetch(&self, pod: &Arc<Pod>) {
+        let (node, pod) = (self.node.clone(), pod.clone());
+        tokio::task::spawn_local(async move {
+            if let Ok(workload) = pod.workload(&node.store).await
+                && let Some(identity) = workload.identity()
+            {
+                node.identities.prefetch(identity);
+            }
+        });
+    }
+
+    fn remove(&self, uid: &PodUid) {
+        let Some(served) = self.served.borrow_mut().remove(uid) else { return };
+        self.end(&served.pod);
+        self.list();
+        self.forget_unused(&served.pod);
+        tracing::info!(%uid, pod = %served.pod.name, namespace = %served.pod.namespace, "pod released");
+    }
+
+    fn end(&self, pod: &Pod) {
+        if let Err(error) = self.node.capture.withdraw(pod.netns.cookie()) {
+            tracing::error!(uid = %pod.uid, %error, "the capture of a removed pod is not wholly undone");
+        }
+        pod.removed.cancel();
+    }
+
+    /// Drops the certificate of an identity that no pod of this node has any more.
+    fn forget_unused(&self, gone: &Pod) {
+        let same = |pod: &Pod| {
+            pod.namespace == gone.namespace && pod.service_account == gone.service_account
+        };
+        if self.served.borrow().values().any(|served| same(&served.pod)) {
+            return;
+        }
+        let of_gone = |name: &Spiffe| {
+            name.namespace() == gone.namespace && name.service_account() == gone.service_account
+        };
+        for (name, _) in self.node.identities.states() {
+            if of_gone(&name) {
+                self.node.identities.forget(&name);
+            }
+        }
+    }
+}
+
+impl PodTable for SourceView {
+    fn add(&self, pod: Announced) -> Result<(), AddError> {
+        self.pods.add(pod, self.source)
+    }
+
+    fn remove(&self, uid: &PodUid) {
+        let own =
+            self.pods.served.borrow().get(uid).is_some_and(|served| served.source == self.source);
+        if own {
+            self.pods.remove(uid);
+        }
+    }
+
+    fn uids(&self) -> Vec<PodUid> {
+        let served = self.pods.served.borrow();
+        served
+            .iter()
+            .filter(|(_, served)| served.source == self.source)
+            .map(|(uid, _)| uid.clone())
+            .collect()
+    }
+}
+
+/// The pod's addresses: those given, else those its default routes use.
+fn addresses(netns: &Netns, given: &[IpAddr]) -> Result<Vec<IpAddr>, AddError> {
+    if given.is_empty() {
+        let found =
+            netns.enter(default_addresses).map_err(|source| AddError::Addresses { source })?;
+        return if found.is_empty() { Err(AddError::NoAddress) } else { Ok(found) };
+    }
+    let canonical: Vec<IpAddr> = given.iter().map(IpAddr::to_canonical).collect();
+    for (index, first) in canonical.iter().enumerate() {
+        let same = |second: &&IpAddr| first.is_ipv4() == second.is_ipv4();
+        if let Some(second) = canonical[index + 1..].iter().find(same) {
+            let family = if first.is_ipv4() { "IPv4" } else { "IPv6" };
+            return Err(AddError::TwoAddresses { family, first: *first, second: *second });
+        }
+    }
+    Ok(canonical)
+}
+
+/// The source addresses that the kernel would choose towards the world. Connecting a UDP socket sends nothing.
+fn default_addresses() -> Vec<IpAddr> {
+    let worlds = [
+        SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9)),
+        SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9)),
+    ];
+    let towards = |world: SocketAddr| {
+        let any = match world {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect(world).ok()?;
+        socket.local_addr().ok().map(|local| local.ip())
+    };
+    worlds.into_iter().filter_map(towards).collect()
+}
+
+/// A served pod as administration shows it.
+fn status(pod: &Pod) -> PodStatus {
+    PodStatus {
+        uid: pod.uid.clone(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        service_account: pod.service_account.clone(),
+        state: PodState::Up,
+    }
+}

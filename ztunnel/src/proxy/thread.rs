@@ -1,0 +1,339 @@
+//! The data threads: one per CPU, each with its own runtime, listeners, tunnel pools and metrics.
+//!
+//! In: pods to serve, and accepted tunnels dealt by other threads. Out: connections served. Pods leave by their own
+//! `removed` token, everything by the daemon's `draining` and `ending` tokens.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use mesh::{hbone::Pool, policy, telemetry::TrafficMetrics};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::{LocalSet, spawn_local},
+};
+
+use super::{Dice, Node, Pod, inbound, live::Live, outbound, plaintext};
+use crate::pods::PodUid;
+
+/// Orders a thread may be behind with. A full queue means a thread that does not run: a pod is then refused, a tunnel
+/// stays with the thread that accepted it.
+const QUEUE: usize = 1024;
+/// Events polled between two looks at the sockets. Fewer than tokio's 61, so that a bulk transfer holds small messages
+/// up for less time.
+const EVENT_INTERVAL: u32 = 8;
+/// Pause after a failed accept: out of descriptors, accepting at once again would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The data threads do not start.
+#[derive(Debug, thiserror::Error)]
+#[error("starting data thread {index}: {source}")]
+pub struct StartError {
+    index: usize,
+    source: io::Error,
+}
+
+/// A thread does not take orders.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("data thread {index} does not take pods")]
+pub(super) struct Stuck {
+    index: usize,
+}
+
+/// All data threads.
+pub struct DataThreads {
+    handles: Arc<[Handle]>,
+    joins: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What others hold of a thread.
+#[derive(Clone)]
+struct Handle {
+    orders: mpsc::Sender<Order>,
+    /// Open streams and tunnels.
+    load: Arc<AtomicUsize>,
+}
+
+enum Order {
+    Serve { pod: Arc<Pod>, listeners: ThreadListeners },
+    Tunnel { pod: Arc<Pod>, tcp: std::net::TcpStream, peer: SocketAddr },
+}
+
+/// One thread's listeners of a pod, non-blocking.
+pub(super) struct ThreadListeners {
+    pub(super) outbound: std::net::TcpListener,
+    pub(super) plaintext: std::net::TcpListener,
+    pub(super) hbone: std::net::TcpListener,
+}
+
+/// One data thread.
+pub(super) struct DataThread {
+    pub(super) node: Arc<Node>,
+    pub(super) metrics: TrafficMetrics,
+    pub(super) live: Rc<Live>,
+    pub(super) dice: Dice,
+    index: usize,
+    all: Arc<[Handle]>,
+    pods: RefCell<BTreeMap<PodUid, Rc<LocalPod>>>,
+}
+
+/// A pod as one thread serves it.
+pub(super) struct LocalPod {
+    pub(super) pod: Arc<Pod>,
+    pub(super) pool: Pool,
+}
+
+/// Counts a stream or tunnel of a thread while it lives.
+pub(super) struct Load(Arc<AtomicUsize>);
+
+impl DataThreads {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    /// [`StartError`]: the system gives no thread or no event queue.
+    pub fn start(node: &Arc<Node>, count: usize) -> Result<Self, StartError> {
+        let (handles, queues): (Vec<_>, Vec<_>) = (0..count)
+            .map(|_| {
+                let (orders, queue) = mpsc::channel(QUEUE);
+                (Handle { orders, load: Arc::default() }, queue)
+            })
+            .unzip();
+        let handles: Arc<[Handle]> = handles.into();
+        let joins = queues
+            .into_iter()
+            .enumerate()
+            .map(|(index, queue)| {
+                start(node, &handles, index, queue).map_err(|source| StartError { index, source })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { handles, joins: Mutex::new(joins) })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// Gives each thread its listeners of a pod.
+    pub(super) fn serve(
+        &self,
+        pod: &Arc<Pod>,
+        listeners: Vec<ThreadListeners>,
+    ) -> Result<(), Stuck> {
+        for (index, (handle, listeners)) in self.handles.iter().zip(listeners).enumerate() {
+            let order = Order::Serve { pod: pod.clone(), listeners };
+            handle.orders.try_send(order).map_err(|_| Stuck { index })?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the threads, which end when the node's `ending` token is cancelled.
+    pub fn join(&self) {
+        let joins = std::mem::take(&mut *self.joins.lock().unwrap_or_else(PoisonError::into_inner));
+        for join in joins {
+            if join.join().is_err() {
+                tracing::error!("a data thread panicked");
+            }
+        }
+    }
+}
+
+fn start(
+    node: &Arc<Node>,
+    all: &Arc<[Handle]>,
+    index: usize,
+    queue: mpsc::Receiver<Order>,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .event_interval(EVENT_INTERVAL)
+        .build()?;
+    let (node, all) = (node.clone(), all.clone());
+    std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+        let thread = Rc::new(DataThread {
+            node,
+            metrics: TrafficMetrics::new(),
+            live: Rc::default(),
+            dice: Dice::new(rand::random()),
+            index,
+            all,
+            pods: RefCell::default(),
+        });
+        let local = LocalSet::new();
+        local.block_on(&runtime, thread.run(queue));
+        // Connections that did not end in time are dropped with the set.
+    })
+}
+
+impl DataThread {
+    async fn run(self: Rc<Self>, mut queue: mpsc::Receiver<Order>) {
+        spawn_local(judge_live(self.clone()));
+        loop {
+            tokio::select! {
+                biased;
+                () = self.node.ending.cancelled() => break,
+                order = queue.recv() => match order {
+                    Some(Order::Serve { pod, listeners }) => {
+                        if let Err(error) = self.serve(pod, listeners) {
+                            tracing::error!(thread = self.index, %error, "cannot listen for a pod");
+                        }
+                    }
+                    Some(Order::Tunnel { pod, tcp, peer }) => self.take_tunnel(&pod, tcp, peer),
+                    None => break,
+                },
+            }
+        }
+        self.live.cut_all();
+        // A cut connection needs one turn to reset its sockets; a stuck one is not waited for.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.live.empty()).await;
+    }
+
+    fn serve(self: &Rc<Self>, pod: Arc<Pod>, listeners: ThreadListeners) -> io::Result<()> {
+        let outbound = TcpListener::from_std(listeners.outbound)?;
+        let plaintext = TcpListener::from_std(listeners.plaintext)?;
+        let hbone = TcpListener::from_std(listeners.hbone)?;
+        let local = Rc::new(LocalPod { pool: Pool::new(self.node.hbone.clone()), pod });
+        self.pods.borrow_mut().insert(local.pod.uid.clone(), local.clone());
+        spawn_local(accept(self.clone(), local.clone(), outbound, |thread, pod, tcp, peer| {
+            spawn_local(outbound::serve(thread, pod, tcp, peer));
+        }));
+        spawn_local(accept(self.clone(), local.clone(), plaintext, |thread, pod, tcp, peer| {
+            spawn_local(plaintext::serve(thread, pod, tcp, peer));
+        }));
+        spawn_local(accept(self.clone(), local.clone(), hbone, |thread, pod, tcp, peer| {
+            thread.deal(pod, tcp, peer)
+        }));
+        spawn_local(end_with_pod(self.clone(), local));
+        Ok(())
+    }
+
+    /// Gives an accepted tunnel to the thread with the fewest streams: the kernel's choice of a listener is by hash,
+    /// and tunnels are few.
+    fn deal(self: Rc<Self>, pod: Rc<LocalPod>, tcp: TcpStream, peer: SocketAddr) {
+        let load = |handle: &Handle| handle.load.load(Ordering::Relaxed);
+        let own = load(&self.all[self.index]);
+        let least =
+            self.all.iter().min_by_key(|handle| load(handle)).filter(|handle| load(handle) < own);
+        let Some(least) = least else {
+            spawn_local(inbound::serve(self, pod, tcp, peer));
+            return;
+        };
+        let order = tcp.into_std().map(|tcp| Order::Tunnel { pod: pod.pod.clone(), tcp, peer });
+        match order.map(|order| least.orders.try_send(order)) {
+            Ok(Ok(())) => {}
+            Ok(Err(
+                mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order),
+            )) => {
+                if let Order::Tunnel { pod, tcp, peer } = order {
+                    self.take_tunnel(&pod, tcp, peer);
+                }
+            }
+            Err(error) => tracing::warn!(%peer, %error, "an accepted tunnel was lost"),
+        }
+    }
+
+    fn take_tunnel(self: &Rc<Self>, pod: &Pod, tcp: std::net::TcpStream, peer: SocketAddr) {
+        let local = self.pods.borrow().get(&pod.uid).cloned();
+        // A pod that was removed meanwhile takes no tunnels.
+        let Some(local) = local else { return };
+        match TcpStream::from_std(tcp) {
+            Ok(tcp) => drop(spawn_local(inbound::serve(self.clone(), local, tcp, peer))),
+            Err(error) => tracing::warn!(%peer, %error, "an accepted tunnel was lost"),
+        }
+    }
+
+    /// Counts a stream or tunnel of this thread until the guard is dropped.
+    pub(super) fn loaded(&self) -> Load {
+        let load = self.all[self.index].load.clone();
+        load.fetch_add(1, Ordering::Relaxed);
+        Load(load)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Accepts until the pod is removed or the daemon drains.
+async fn accept(
+    thread: Rc<DataThread>,
+    pod: Rc<LocalPod>,
+    listener: TcpListener,
+    serve: impl Fn(Rc<DataThread>, Rc<LocalPod>, TcpStream, SocketAddr),
+) {
+    let stop = async {
+        tokio::select! {
+            () = pod.pod.removed.cancelled() => {}
+            () = thread.node.draining.cancelled() => {}
+        }
+    };
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => return,
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, peer)) => {
+                    // Nagle would hold a small frame back until the peer's delayed ACK, up to 40 ms on Linux.
+                    if tcp.set_nodelay(true).is_ok() {
+                        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                        serve(thread.clone(), pod.clone(), tcp, peer);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(pod = %pod.pod.uid, %error, "cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Ends everything of a pod when it is removed.
+async fn end_with_pod(thread: Rc<DataThread>, pod: Rc<LocalPod>) {
+    pod.pod.removed.cancelled().await;
+    let mut pods = thread.pods.borrow_mut();
+    // The same uid may have come back in another namespace.
+    if pods.get(&pod.pod.uid).is_some_and(|current| Rc::ptr_eq(current, &pod)) {
+        pods.remove(&pod.pod.uid);
+    }
+    drop(pods);
+    thread.live.cut_pod(&pod.pod);
+    pod.pool.close();
+}
+
+/// Judges open inbound connections again after each change of configuration.
+async fn judge_live(thread: Rc<DataThread>) {
+    let mut changes = thread.node.store.subscribe();
+    while changes.changed().await.is_ok() {
+        let snapshot = thread.node.store.load();
+        thread.live.judge(|pod, subject| {
+            // A pod whose record was taken away has no policies of its own left to judge by; the connection was
+            // permitted, and its end comes with the pod.
+            let Some(workload) =
+                snapshot.workload_of(&pod.namespace, &pod.name, &pod.service_account)
+            else {
+                return Ok(());
+            };
+            policy::authorize(
+                snapshot.policies(),
+                workload.policy_destination(),
+                &subject.connection(),
+            )
+            .map(drop)
+        });
+    }
+}
