@@ -104,7 +104,7 @@ fn counted<V>(ctx: &impl EbpfContext, (verdict, counter): (V, Option<Counter>)) 
 #[cfg(feature = "log")]
 #[inline(always)]
 fn log(ctx: &impl EbpfContext, counter: Counter) {
-    aya_log_ebpf::debug!(ctx, "{}", counter as u32);
+    aya_log_ebpf::debug!(ctx, "{}", counter.name());
 }
 
 #[cfg(not(feature = "log"))]

@@ -7,6 +7,8 @@
 //! Everything is pinned: capture outlives the daemon, and pods whose daemon is away are refused rather than sent in
 //! the clear, until they are withdrawn.
 
+#[cfg(feature = "ebpf-log")]
+mod decisions;
 mod dial;
 mod enrolment;
 mod error;
@@ -93,6 +95,9 @@ pub struct Capture {
     stats: PerCpuArray<MapData, u64>,
     /// Where [`Capture::dial_as`] looks for a free source port.
     next_port: AtomicU16,
+    /// Reads the programs' log until the end.
+    #[cfg(feature = "ebpf-log")]
+    _decisions: decisions::Decisions,
 }
 
 impl Capture {
@@ -109,7 +114,12 @@ impl Capture {
             return Err(CaptureError::Unsupported { missing });
         }
         let pins = Pins::below(&config.pin_dir);
-        let Object { mut ebpf, steer } = Object::load(config, &pins)?;
+        let mut object = Object::load(&pins)?;
+        #[cfg(feature = "ebpf-log")]
+        let decisions = decisions::Decisions::start(&mut object.ebpf)
+            .map_err(|source| CaptureError::Path { path: "decisions".into(), source })?;
+        let steer = object.attach(config, &pins)?;
+        let mut ebpf = object.ebpf;
         let stats = take(&mut ebpf, map::STATS)?;
         Ok(Self {
             enrolment: Mutex::new(Enrolment::take_over(&mut ebpf, &pins)?),
@@ -120,6 +130,8 @@ impl Capture {
             stats: PerCpuArray::try_from(stats)
                 .map_err(|source| CaptureError::Map { map: map::STATS, source })?,
             next_port: AtomicU16::new(rand::random()),
+            #[cfg(feature = "ebpf-log")]
+            _decisions: decisions,
         })
     }
 

@@ -113,34 +113,40 @@ fn unpin(path: &Path) -> Result<(), CaptureError> {
     }
 }
 
-/// The programs, loaded and attached to the cgroup.
+/// The object with its maps in the kernel.
 pub(super) struct Object {
-    /// The maps, until they are taken.
+    /// The maps, until they are taken, and the programs.
     pub(super) ebpf: Ebpf,
-    /// To be attached to each pod's namespace.
-    pub(super) steer: ProgramFd,
 }
 
 impl Object {
-    /// Loads the programs and attaches them to the cgroup. Maps that are pinned are used as they are; links that are
-    /// pinned get the new programs without a gap.
-    pub(super) fn load(config: &CaptureConfig, pins: &Pins) -> Result<Self, CaptureError> {
+    /// Creates the maps. Those that are pinned are used as they are.
+    pub(super) fn load(pins: &Pins) -> Result<Self, CaptureError> {
         pins.create()?;
         let mut loader = EbpfLoader::new();
         for name in map::ALL {
             loader.map_pin_path(name, pins.map(name));
         }
         let loaded = loader.load(OBJECT);
-        let mut ebpf = loaded.map_err(|source| CaptureError::Load { source: Box::new(source) })?;
+        let ebpf = loaded.map_err(|source| CaptureError::Load { source: Box::new(source) })?;
+        Ok(Self { ebpf })
+    }
+
+    /// Loads the programs and attaches them to the cgroup; links that are pinned get them without a gap. Gives the
+    /// program that is to be attached to each pod's namespace.
+    pub(super) fn attach(
+        &mut self,
+        config: &CaptureConfig,
+        pins: &Pins,
+    ) -> Result<ProgramFd, CaptureError> {
         let cgroup: OwnedFd = fs::File::open(&config.cgroup)
             .map_err(|source| CaptureError::Path { path: config.cgroup.clone(), source })?
             .into();
         for (name, at) in CGROUP_PROGRAMS {
-            let program = load_program(&mut ebpf, name)?;
+            let program = load_program(&mut self.ebpf, name)?;
             attach(&pins.program(name), program.as_fd(), cgroup.as_fd(), at)?;
         }
-        let steer = load_program(&mut ebpf, NETNS_PROGRAM)?;
-        Ok(Self { ebpf, steer })
+        load_program(&mut self.ebpf, NETNS_PROGRAM)
     }
 }
 
