@@ -408,4 +408,30 @@ mod tests {
         assert!(message.ends_with("; and 5 more"), "{message}");
         assert_eq!(handled.rejected.len(), 25);
     }
+
+    proptest::proptest! {
+        /// Foreign bytes are rejected or applied, never a panic, and what is held is what was applied.
+        #[test]
+        fn any_bytes_are_applied_or_named(
+            resources in proptest::collection::vec(
+                (proptest::string::string_regex("[a-c]{0,2}").unwrap(), proptest::collection::vec(0u8.., 0..64)),
+                0..6,
+            ),
+            policies: bool,
+        ) {
+            let type_url = if policies { AUTHORIZATION_TYPE } else { ADDRESS_TYPE };
+            let count = resources.len();
+            let resources = resources.into_iter().map(|(name, value)| Resource {
+                name,
+                resource: Some(Any { type_url: type_url.into(), value }),
+                ..Default::default()
+            });
+            let mut response = addresses(resources.collect(), &[]);
+            response.type_url = type_url.into();
+            let (updates, handled) = handle(&mut session(), response);
+            proptest::prop_assert_eq!(updates.len(), handled.accepted);
+            proptest::prop_assert_eq!(handled.accepted + handled.rejected.len(), count);
+            proptest::prop_assert_eq!(handled.reply.error_detail.is_some(), handled.accepted < count);
+        }
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::Error};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Handled, ResourceType, session::complaint};
 
@@ -30,8 +31,10 @@ pub struct TypeStatus {
     /// Resources held.
     pub resources: usize,
     /// When the last response without fault came.
+    #[serde(serialize_with = "rfc3339")]
     pub last_ack: Option<SystemTime>,
     /// When the last response with a fault came.
+    #[serde(serialize_with = "rfc3339")]
     pub last_nack: Option<SystemTime>,
     /// What was wrong with it.
     pub last_nack_message: String,
@@ -74,5 +77,57 @@ impl XdsStatus {
         }
         let applied = handled.rejected.is_empty() || handled.accepted + handled.removed > 0;
         status.accepted_once |= applied;
+    }
+}
+
+fn rfc3339<S: Serializer>(moment: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
+    let text = moment.map(|moment| OffsetDateTime::from(moment).format(&Rfc3339));
+    text.transpose().map_err(S::Error::custom)?.serialize(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a response with these counts leads to.
+    fn handled(accepted: usize, rejected: usize) -> Handled {
+        let one = || super::super::Rejected { name: "a".into(), reason: "is bad".into() };
+        Handled {
+            resource_type: Some(ResourceType::Address),
+            accepted,
+            removed: 0,
+            rejected: std::iter::repeat_with(one).take(rejected).collect(),
+            reply: proto::discovery::DeltaDiscoveryRequest::default(),
+        }
+    }
+
+    fn accepted_once(accepted: usize, rejected: usize) -> bool {
+        let mut status = XdsStatus::default();
+        let handled = handled(accepted, rejected);
+        status.handled(ResourceType::Address, &handled, accepted, SystemTime::UNIX_EPOCH);
+        status.address.accepted_once
+    }
+
+    #[test]
+    fn a_response_counts_unless_it_was_rejected_whole() {
+        assert!(accepted_once(0, 0), "nothing exists, and that is the truth");
+        assert!(accepted_once(2, 1), "one bad resource does not hold up a node");
+        assert!(!accepted_once(0, 1));
+    }
+
+    #[test]
+    fn moments_are_written_for_people() {
+        let mut status = XdsStatus::default();
+        status.handled(ResourceType::Address, &handled(0, 1), 0, SystemTime::UNIX_EPOCH);
+        let json = serde_json::to_value(&status.address).unwrap();
+        let expected = serde_json::json!({
+            "acceptedOnce": false,
+            "resources": 0,
+            "lastAck": null,
+            "lastNack": "1970-01-01T00:00:00Z",
+            "lastNackMessage": "a: is bad",
+            "lastNackResources": 1,
+        });
+        assert_eq!(json, expected);
     }
 }
