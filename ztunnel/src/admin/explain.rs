@@ -3,21 +3,22 @@
 //! In: one snapshot, who connects, to where. Out: an [`Explanation`]: the next hop, and the verdict of the destination's
 //! policies where this daemon can know it. Opens nothing.
 
+mod answer;
+
 use std::{
-    fmt::Display,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
     sync::Arc,
 };
 
 use mesh::{
-    identity::Spiffe,
-    policy::{self, Connection, Denied, DryRunVerdict, Grounds},
-    store::{Service, Snapshot, Workload},
+    policy::Connection,
+    store::{Snapshot, Workload},
     telemetry::Reason,
 };
-use serde::Serialize;
 
+pub(super) use self::answer::Explanation;
+use self::answer::{Hop, Outcome, Party, Verdict, judge};
 use super::{PodStatus, http::Request};
 use crate::next_hop::{NextHop, NoRoute, Outbound, next_hop};
 
@@ -46,91 +47,6 @@ pub(super) enum BadQuestion {
     To { found: String },
     #[error("no workload {namespace}/{name} is known here")]
     UnknownPod { namespace: String, name: String },
-}
-
-/// The answer.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Explanation {
-    from: String,
-    to: SocketAddr,
-    /// What it comes to.
-    outcome: Outcome,
-    /// The one word that log and metrics would have for a refusal.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    /// The whole in a sentence.
-    summary: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<Party>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hop: Option<Hop>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    policy: Option<Verdict>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-enum Outcome {
-    /// It is carried, and the destination's policies allow it.
-    Allowed,
-    /// The destination's policies deny it.
-    Denied,
-    /// There is no way to the destination.
-    NoRoute,
-    /// It is carried, and whether it is allowed is not decided by a node daemon.
-    Forwarded,
-}
-
-#[derive(Debug, Serialize)]
-struct Party {
-    uid: Arc<str>,
-    namespace: Arc<str>,
-    name: Arc<str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    identity: Option<String>,
-}
-
-/// Where it goes next.
-#[derive(Debug, Serialize)]
-struct Hop {
-    /// `passthrough`, `plain`, `direct`, `waypoint`, `unresolved`.
-    kind: &'static str,
-    /// What is dialed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dial: Option<SocketAddr>,
-    /// The name to resolve first.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    host: Option<Arc<str>>,
-    /// The tunnel's `:authority`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    authority: Option<String>,
-    /// The identities any of which must be found there.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    expect: Vec<String>,
-    /// The destination, or its waypoint.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    workload: Option<Party>,
-    /// The service that was dialed, `<namespace>/<hostname>`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<Arc<str>>,
-}
-
-/// What the destination's policies say.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Verdict {
-    allowed: bool,
-    sentence: String,
-    /// The policy that decided, `<namespace>/<name>`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    policy: Option<Arc<str>>,
-    /// Its rule that matched, counted from 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rule: Option<usize>,
-    /// What policies in dry-run mode would have decided.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    dry_run: Vec<String>,
 }
 
 impl Question {
@@ -236,9 +152,11 @@ impl Question {
 
     fn judged(&self, (verdict, reason): (Verdict, Option<Reason>)) -> Explanation {
         let outcome = if verdict.allowed { Outcome::Allowed } else { Outcome::Denied };
+        let summary = verdict.sentence.clone();
         Explanation {
             reason: reason.map(Reason::as_str),
-            ..self.explanation(outcome, verdict.sentence.clone()).with(verdict)
+            policy: Some(verdict),
+            ..self.explanation(outcome, summary)
         }
     }
 
@@ -250,12 +168,6 @@ impl Question {
         };
         let (source, hop, policy) = (None, None, None);
         Explanation { from, to: self.to, outcome, reason: None, summary, source, hop, policy }
-    }
-}
-
-impl Explanation {
-    fn with(self, verdict: Verdict) -> Self {
-        Self { policy: Some(verdict), ..self }
     }
 }
 
@@ -277,51 +189,6 @@ impl FromStr for Source {
     }
 }
 
-impl Party {
-    fn of(workload: &Workload) -> Self {
-        Self {
-            uid: workload.uid.clone(),
-            namespace: workload.namespace.clone(),
-            name: workload.name.clone(),
-            identity: workload.identity().map(ToString::to_string),
-        }
-    }
-}
-
-impl Hop {
-    fn empty() -> Self {
-        Self {
-            kind: "",
-            dial: None,
-            host: None,
-            authority: None,
-            expect: Vec::new(),
-            workload: None,
-            service: None,
-        }
-    }
-
-    fn clear(kind: &'static str, dial: SocketAddr, service: Option<&Service>) -> Self {
-        Self { kind, dial: Some(dial), service: service.map(|s| s.key.clone()), ..Self::empty() }
-    }
-
-    fn tunnel(
-        kind: &'static str,
-        dial: SocketAddr,
-        authority: impl Display,
-        expect: &[Spiffe],
-        workload: &Workload,
-        service: Option<&Service>,
-    ) -> Self {
-        Self {
-            authority: Some(authority.to_string()),
-            expect: expect.iter().map(ToString::to_string).collect(),
-            workload: Some(Party::of(workload)),
-            ..Self::clear(kind, dial, service)
-        }
-    }
-}
-
 /// The workload of a pod: one of this node by what the node knows, any other by name.
 fn workload(
     snapshot: &Snapshot,
@@ -336,58 +203,6 @@ fn workload(
     let named =
         |workload: &&Arc<Workload>| *workload.namespace == *namespace && *workload.name == *name;
     snapshot.workloads().find(named).cloned()
-}
-
-/// The verdict of the policies of `to`, and the reason if they deny.
-fn judge(
-    snapshot: &Snapshot,
-    to: &Workload,
-    connection: &Connection<'_>,
-) -> (Verdict, Option<Reason>) {
-    let (policies, destination) = (snapshot.policies(), to.policy_destination());
-    let dry_run =
-        policy::dry_run(policies, destination, connection).into_iter().map(|one| {
-            match one.verdict {
-                DryRunVerdict::Deny { rule } => {
-                    format!("{} would deny by its rule {rule}", one.policy)
-                }
-                DryRunVerdict::Allow { rule } => {
-                    format!("{} would allow by its rule {rule}", one.policy)
-                }
-                DryRunVerdict::NoAllow => format!("{} would not allow", one.policy),
-            }
-        });
-    let dry_run = dry_run.collect();
-    match policy::authorize(policies, destination, connection) {
-        Ok(permit) => {
-            let (sentence, policy, rule) = grounds(permit.grounds());
-            (Verdict { allowed: true, sentence, policy, rule, dry_run }, None)
-        }
-        Err(denied) => {
-            let reason = Reason::from(&denied);
-            let sentence = denied.to_string();
-            let (policy, rule) = match denied {
-                Denied::ByDeny { policy, rule } => (Some(policy), Some(rule)),
-                Denied::Missing { policy } => (Some(policy), None),
-                Denied::NoAllow { .. } => (None, None),
-            };
-            (Verdict { allowed: false, sentence, policy, rule, dry_run }, Some(reason))
-        }
-    }
-}
-
-fn grounds(grounds: &Grounds) -> (String, Option<Arc<str>>, Option<usize>) {
-    match grounds {
-        Grounds::Allowed { policy, rule } => {
-            let sentence =
-                format!("policy {policy} allows this connection: its rule {rule} matches");
-            (sentence, Some(policy.clone()), Some(*rule))
-        }
-        Grounds::Unrestricted => {
-            ("no policy restricts who may connect to the destination".to_owned(), None, None)
-        }
-        Grounds::Originated => ("the destination's node decides".to_owned(), None, None),
-    }
 }
 
 #[cfg(test)]
