@@ -15,7 +15,7 @@ use bytes::Bytes;
 pub(super) const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Most buffers that a thread keeps while nobody uses them.
-const KEPT: usize = 4;
+const KEPT: usize = 8;
 
 /// A smaller read is copied: the copy costs less than it would to keep a whole buffer waiting with it.
 const COPIED_BYTES: usize = 32 * 1024;

@@ -26,6 +26,7 @@ use super::{
     connection::{self, Pinger, STREAMS_BEFORE_SETTINGS, Tick},
     slots::{Dialing, PoolKey, Slots},
     transport::{Transport, Witness},
+    turn,
 };
 use crate::identity::{HandshakeError, PeerError, expect_peer};
 
@@ -245,7 +246,9 @@ impl Future for Driver {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if let Poll::Ready(ended) = Pin::new(&mut this.connection).poll(cx) {
+        let polled = Pin::new(&mut this.connection).poll(cx);
+        turn::sent();
+        if let Poll::Ready(ended) = polled {
             this.end(|dial| match ended {
                 Ok(()) => {
                     let source = Arc::new(io::ErrorKind::UnexpectedEof.into());

@@ -24,6 +24,7 @@ mod stream;
 mod tests;
 mod transport;
 mod tunnel;
+mod turn;
 
 pub use authority::{Authority, BadAuthority, HostName};
 pub use config::HboneConfig;

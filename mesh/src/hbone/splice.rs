@@ -18,12 +18,11 @@ use tokio::{
 
 use super::{
     AbortSignal, ByteCounters, Ended, ErrorCode, Outcome, Side, Stream, StreamError,
-    buffers::Buffer, socket,
+    buffers::Buffer, socket, turn,
 };
 use crate::policy::Permit;
 
-/// Bytes moved one way before other tasks get their turn: the tunnel's must run to send them, and while they are in the
-/// core's cache.
+/// Bytes moved one way before other tasks get their turn.
 pub(super) const TURN_BYTES: usize = 256 * 1024;
 
 /// Copies both ways until both have ended, one fails, or `abort` resolves.
@@ -44,6 +43,7 @@ pub async fn splice(
         up: Way::Waiting,
         down: Way::Waiting,
         unwritten: Bytes::new(),
+        gave_way: false,
         first: Side::Near,
         sent_bytes: 0,
         received_bytes: 0,
@@ -90,6 +90,8 @@ struct Copy<'a, C> {
     down: Way,
     /// Received from the tunnel, and not yet taken by the application.
     unwritten: Bytes,
+    /// Whether a tunnel was let run since the last read.
+    gave_way: bool,
     /// The side that ended its way first, once one has.
     first: Side,
     sent_bytes: u64,
@@ -154,11 +156,15 @@ impl<C: ByteCounters> Copy<'_, C> {
 
     /// Ready at the application's FIN, after it was passed on.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
-        let mut moved = 0;
-        while moved < TURN_BYTES {
+        loop {
             self.up = Way::Waiting;
-            // Only now that there is something to read is window asked for, and then a buffer.
+            // Only when there is something to read is window asked for, and then a buffer.
             ready!(self.tcp.poll_read_ready(cx)).map_err(near)?;
+            if turn::is_over() && !std::mem::replace(&mut self.gave_way, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.gave_way = false;
             self.up = Way::Blocked;
             ready!(self.stream.poll_writable(cx)).map_err(far)?;
             self.up = Way::Waiting;
@@ -168,12 +174,10 @@ impl<C: ByteCounters> Copy<'_, C> {
                 return Poll::Ready(self.stream.finish().map_err(far));
             }
             self.stream.send(buffer.freeze(count)).map_err(far)?;
+            turn::read(count);
             self.sent_bytes += count as u64;
             self.counters.sent(count as u64);
-            moved += count;
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 
     /// Ready at the end of the peer's way, after it was passed on.

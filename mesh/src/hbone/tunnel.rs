@@ -24,6 +24,7 @@ use super::{
     Authority, BadAuthority, ErrorCode, HboneConfig, Stream, StreamError,
     connection::{self, Pinger, Tick},
     transport::Transport,
+    turn,
 };
 use crate::identity::{Credential, HandshakeError, PeerError, Spiffe, peer_identity};
 
@@ -187,7 +188,9 @@ impl Tunnel {
         if matches!(self.state, State::Ended) {
             return Poll::Ready(None);
         }
-        match self.connection.poll_accept(cx) {
+        let polled = self.connection.poll_accept(cx);
+        turn::sent();
+        match polled {
             Poll::Ready(Some(Ok((request, respond)))) => {
                 return Poll::Ready(Some(Ok(Incoming::new(request, respond))));
             }
