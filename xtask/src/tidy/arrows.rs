@@ -3,15 +3,13 @@
 //! In: ARCHITECTURE.md and the sources. Out: a line for each arrow that is not listed there, and for each listed
 //! one that does not exist.
 //!
-//! Below a heading that has the word "arrows", a fenced block lists them, one crate or `crate::module` a line, with
-//! `→` for "is used by":
+//! They are the items of the section whose heading has the word "arrows", with `→` for "is used by". An end is a
+//! crate, or `crate::module`; modules are checked in those crates of which at least one module is listed.
 //!
 //! ```text
-//! proto → mesh, pilot
-//! mesh::identity → mesh::hbone
+//! - `proto` → `mesh`, `pilot`
+//! - `mesh::identity` → `mesh::hbone`
 //! ```
-//!
-//! Modules are checked in those crates of which at least one module is listed.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +24,7 @@ pub(super) fn check(architecture: &str, sources: &[Source]) -> Result<Vec<String
     let listed = listed(architecture);
     ensure!(
         !listed.is_empty(),
-        "ARCHITECTURE.md lists no arrows: below a heading with that word, a fenced block of lines like `proto → mesh`"
+        "ARCHITECTURE.md lists no arrows: in a section of that name, items like \"- `proto` → `mesh`\""
     );
     let mut found = crates(sources);
     let with_modules: BTreeSet<_> = listed
@@ -50,19 +48,23 @@ pub(super) fn check(architecture: &str, sources: &[Source]) -> Result<Vec<String
 fn listed(architecture: &str) -> BTreeSet<Arrow> {
     let mut lines = architecture.lines();
     let is_heading = |line: &&str| line.starts_with('#') && line.to_lowercase().contains("arrows");
-    if lines.find(is_heading).is_none() || !lines.any(|line| line.starts_with("```")) {
+    if lines.find(is_heading).is_none() {
         return BTreeSet::new();
     }
-    let block = lines.take_while(|line| !line.starts_with("```"));
-    let arrows = block.filter_map(|line| line.split_once('→')).flat_map(|(used, users)| {
-        users.split(',').map(move |user| (used.trim().to_owned(), user.trim().to_owned()))
-    });
+    let section = lines.take_while(|line| !line.starts_with('#'));
+    let items = section.filter_map(|line| line.strip_prefix("- ")?.split_once('→'));
+    let end = |text: &str| text.trim().trim_matches('`').to_owned();
+    let arrows =
+        items.flat_map(|(used, users)| users.split(',').map(move |user| (end(used), end(user))));
     arrows.collect()
 }
 
-/// Arrows between the crates of the workspace, development dependencies included.
+/// Arrows between the crates of the workspace, development dependencies included. Crates with a workspace of their own
+/// (the kernel programs, the fuzz targets) are built apart and used by none.
 fn crates(sources: &[Source]) -> BTreeSet<Arrow> {
     let manifests = sources.iter().filter(|source| source.path.ends_with("Cargo.toml"));
+    let manifests =
+        manifests.filter(|source| !source.text.lines().any(|line| line == "[workspace]"));
     let manifests: Vec<_> =
         manifests.filter_map(|source| Some((name(&source.text)?, &source.text))).collect();
     let names: BTreeSet<_> = manifests.iter().map(|(name, _)| name.as_str()).collect();
@@ -125,11 +127,13 @@ mod tests {
     const ARCHITECTURE: &str = "
 # Map
 ## The arrows
-Read it so:
-```text
-proto → mesh, pilot
-mesh::store → mesh::policy
-```
+Read → as is used by.
+
+- `proto` → `mesh`, `pilot`
+- `mesh::store` → `mesh::policy`
+
+## More
+- `mesh` → `elsewhere`
 ";
 
     fn source(path: &str, text: &str) -> Source {
@@ -140,6 +144,10 @@ mesh::store → mesh::policy
         vec![
             source("proto/Cargo.toml", "[package]\nname = \"proto\"\n"),
             source("mesh/Cargo.toml", mesh),
+            source(
+                "apart/Cargo.toml",
+                "[package]\nname = \"apart\"\n[workspace]\n[dependencies]\nproto.path = \"../proto\"\n",
+            ),
             source(
                 "pilot/Cargo.toml",
                 "[package]\nname = \"pilot\"\n[dependencies]\nproto.workspace = true\n",
