@@ -1,5 +1,7 @@
 //! The binary on a folder: what a daemon gets from it, and when.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at the first thing that fails")]
+
 use std::{
     collections::{BTreeMap, HashMap},
     fs,

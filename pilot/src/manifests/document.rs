@@ -3,7 +3,7 @@
 //! In: a document and its file. Out: [`Resource`]s (a List has several) and the problems found. Every unknown field
 //! is reported; a value of the wrong type ends its own document only.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, thread};
 
 use k8s_openapi::{api, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
@@ -12,7 +12,8 @@ use serde_yaml_ng::Value;
 use super::{
     Meta, Object, Place, Problem, Resource, Severity, core,
     kinds::{self, Kind, Verdict},
-    lines, security, security_check,
+    lines::{self, Part},
+    security, security_check,
 };
 
 /// The namespace of an object that names none, as for `kubectl apply`.
@@ -71,15 +72,52 @@ struct HeaderMetadata {
     name: Option<String>,
 }
 
-/// Decodes everything in the text of one file.
+/// Documents that are worth a thread of their own.
+const DOCUMENTS_PER_THREAD: usize = 1000;
+
+/// Decodes everything in the text of one file, on several cores if it is large.
 pub(crate) fn read_file(
     file: &Arc<Path>,
     text: &str,
     problems: &mut Vec<Problem>,
 ) -> Vec<Resource> {
+    let parts = lines::documents(text);
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let share = parts.len().div_ceil(threads).max(DOCUMENTS_PER_THREAD);
     let mut resources = Vec::new();
-    for part in lines::documents(text) {
-        let report = Report {
+    if parts.len() <= share {
+        read_parts(file, &parts, problems, &mut resources);
+        return resources;
+    }
+    thread::scope(|scope| {
+        let workers: Vec<_> = parts
+            .chunks(share)
+            .map(|parts| {
+                scope.spawn(|| {
+                    let (mut problems, mut resources) = (Vec::new(), Vec::new());
+                    read_parts(file, parts, &mut problems, &mut resources);
+                    (problems, resources)
+                })
+            })
+            .collect();
+        for worker in workers {
+            let read = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            problems.extend(read.0);
+            resources.extend(read.1);
+        }
+    });
+    resources
+}
+
+fn read_parts(
+    file: &Arc<Path>,
+    parts: &[Part<'_>],
+    problems: &mut Vec<Problem>,
+    resources: &mut Vec<Resource>,
+) {
+    for part in parts {
+        let good = problems.len();
+        let mut report = Report {
             file,
             before: part.before,
             text: part.text,
@@ -87,9 +125,26 @@ pub(crate) fn read_file(
             object: String::new(),
             problems,
         };
-        read_document(Source::Text(part.text), report, &mut resources);
+        let read = plain_kind(part.text)
+            .and_then(|kind| read_kind(kind, Source::Text(part.text), &mut report));
+        match read {
+            Some(resource) if report.problems.len() == good => resources.push(resource),
+            // Whatever is wrong is said by the careful way, which knows the object's name from the start.
+            Some(_) | None => {
+                report.problems.truncate(good);
+                report.object.clear();
+                read_document(Source::Text(part.text), report, resources);
+            }
+        }
     }
-    resources
+}
+
+/// The kind of a document that says so plainly: nearly all do, and need not be parsed twice.
+fn plain_kind(text: &str) -> Option<Kind> {
+    match kinds::judge(lines::root_word(text, "apiVersion")?, lines::root_word(text, "kind")?) {
+        Verdict::Served(kind) => Some(kind),
+        Verdict::NotServed | Verdict::Wrong(_) => None,
+    }
 }
 
 /// Where a document's fields come from.

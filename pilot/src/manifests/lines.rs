@@ -31,6 +31,14 @@ pub(crate) fn documents(text: &str) -> Vec<Part<'_>> {
     parts
 }
 
+/// The value of `key` at the root of a document, if it stands there plainly: once, on a line of its own, as a word.
+pub(crate) fn root_word<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let mut values = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    let value = values.next()?.strip_prefix(' ')?.trim();
+    let word = value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'/' | b'-'));
+    (word && !value.is_empty() && values.next().is_none()).then_some(value)
+}
+
 /// A line with its dash and key taken apart.
 struct Line<'a> {
     /// Columns before the first character.
@@ -191,6 +199,23 @@ spec:
         assert_eq!(line_of(TEXT, "metadata.namespace") + 1, 3);
         assert_eq!(line_of("spec: {a: {b: 1}}", "spec.a.b"), 0);
         assert_eq!(line_of("", "spec.a"), 0);
+    }
+
+    #[test]
+    fn a_word_at_the_root_is_found_if_it_stands_there_plainly() {
+        for (text, expected) in [
+            ("kind: Pod", Some("Pod")),
+            ("a: 1\nkind:   Pod \r\n", Some("Pod")),
+            ("a:\n  kind: Pod", None),
+            ("kind: Pod\nkind: Pod", None),
+            ("{\nkind: Pod}", None),
+            ("kind: |\n  Pod", None),
+            ("kind: 'Pod'", None),
+            ("kinds: Pod", None),
+            ("kind:", None),
+        ] {
+            assert_eq!(root_word(text, "kind"), expected, "{text}");
+        }
     }
 
     #[test]
