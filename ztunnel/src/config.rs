@@ -89,8 +89,8 @@ pub struct ControlPlaneConfig {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CaptureSection {
-    /// Directory of a mounted bpffs; maps and links are pinned below it, in a directory named for their layout.
-    /// `AQUIFER_PIN_DIR`, default `/sys/fs/bpf/aquifer`.
+    /// Directory of a mounted bpffs; maps and links are pinned below it, in `aquifer/v1`. `AQUIFER_PIN_DIR`, default
+    /// `/sys/fs/bpf`.
     pub pin_dir: PathBuf,
     /// cgroup v2 directory whose processes are looked at. `AQUIFER_CGROUP`, default the mounted hierarchy's root.
     pub cgroup: Option<PathBuf>,
@@ -239,7 +239,7 @@ impl Reader<'_> {
             exempt: exempt
                 .filter_map(|net| self.check("AQUIFER_EXEMPT", net, net.parse::<IpNet>()))
                 .collect(),
-            pin_dir: self.text("AQUIFER_PIN_DIR", "/sys/fs/bpf/aquifer").into(),
+            pin_dir: self.text("AQUIFER_PIN_DIR", "/sys/fs/bpf").into(),
             cgroup: self.optional("AQUIFER_CGROUP").map(PathBuf::from),
         }
     }

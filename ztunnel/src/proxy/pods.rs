@@ -27,6 +27,9 @@ pub struct Pods {
     node: Arc<Node>,
     threads: DataThreads,
     served: RefCell<BTreeMap<PodUid, Served>>,
+    /// Namespaces of pods that were announced and could not be served. What an earlier daemon captured of them stays
+    /// captured, and so refused, until they are removed: to release it would send their traffic in the clear.
+    refused: RefCell<BTreeMap<PodUid, u64>>,
     listing: Listing,
 }
 
@@ -56,7 +59,13 @@ pub struct SourceView {
 impl Pods {
     /// An empty table.
     pub fn new(node: Arc<Node>, threads: DataThreads) -> Rc<Self> {
-        Rc::new(Self { node, threads, served: RefCell::default(), listing: Arc::default() })
+        Rc::new(Self {
+            node,
+            threads,
+            served: RefCell::default(),
+            refused: RefCell::default(),
+            listing: Arc::default(),
+        })
     }
 
     /// The table for one source.
@@ -71,8 +80,8 @@ impl Pods {
 
     /// Takes away the capture of pods that an earlier daemon left and no source has named.
     pub fn release_leftovers(&self) {
-        let named: Vec<u64> =
-            self.served.borrow().values().map(|served| served.pod.netns.cookie()).collect();
+        let mut named: Vec<u64> = self.refused.borrow().values().copied().collect();
+        named.extend(self.served.borrow().values().map(|served| served.pod.netns.cookie()));
         match self.node.capture.reconcile(&named) {
             Ok(released) => {
                 for pod in released {
@@ -80,7 +89,7 @@ impl Pods {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "what an earlier daemon left is not wholly released")
+                tracing::error!(%error, "what an earlier daemon left is not wholly released");
             }
         }
     }
@@ -105,24 +114,28 @@ impl Pods {
         if self.node.draining.is_cancelled() {
             return Err(AddError::ShuttingDown);
         }
-        let netns =
-            Netns::from_fd(announced.netns.into()).map_err(|source| AddError::Enter { source })?;
-        let known = self.served.borrow().get(&announced.uid).map(|served| served.pod.clone());
+        let Announced { uid, namespace, name, service_account, netns, ips, capture } = announced;
+        let netns = Netns::from_fd(netns.into()).map_err(|source| AddError::Enter { source })?;
+        let known = self.served.borrow().get(&uid).map(|served| served.pod.clone());
         if known.is_some_and(|known| known.netns.cookie() == netns.cookie()) {
             return Ok(());
         }
-        self.remove(&announced.uid);
-        let ips = addresses(&netns, &announced.ips)?;
-        let pod = Arc::new(Pod {
-            uid: announced.uid,
-            namespace: announced.namespace,
-            name: announced.name,
-            service_account: announced.service_account,
-            netns: Arc::new(netns),
-            ips,
-            capture: announced.capture,
-            removed: CancellationToken::new(),
+        self.remove(&uid);
+        let (key, cookie) = (uid.clone(), netns.cookie());
+        let served = addresses(&netns, &ips).and_then(|ips| {
+            let (netns, removed) = (Arc::new(netns), CancellationToken::new());
+            self.serve(
+                Pod { uid, namespace, name, service_account, netns, ips, capture, removed },
+                source,
+            )
         });
+        served.inspect_err(|_| {
+            self.refused.borrow_mut().insert(key, cookie);
+        })
+    }
+
+    fn serve(&self, pod: Pod, source: Source) -> Result<(), AddError> {
+        let pod = Arc::new(pod);
         self.start(&pod)?;
         tracing::info!(uid = %pod.uid, pod = %pod.name, namespace = %pod.namespace, ips = ?pod.ips, "pod captured");
         self.served.borrow_mut().insert(pod.uid.clone(), Served { pod, source });
@@ -156,7 +169,7 @@ impl Pods {
             .map(|((outbound, plaintext), hbone)| ThreadListeners { outbound, plaintext, hbone })
             .collect();
         self.threads.serve(pod, listeners).map_err(|error| {
-            self.end(pod);
+            pod.removed.cancel();
             AddError::Thread { reason: error.to_string() }
         })?;
         self.prefetch(pod);
@@ -176,18 +189,21 @@ impl Pods {
     }
 
     fn remove(&self, uid: &PodUid) {
+        if let Some(cookie) = self.refused.borrow_mut().remove(uid) {
+            self.withdraw(uid, cookie);
+        }
         let Some(served) = self.served.borrow_mut().remove(uid) else { return };
-        self.end(&served.pod);
+        self.withdraw(uid, served.pod.netns.cookie());
+        served.pod.removed.cancel();
         self.list();
         self.forget_unused(&served.pod);
         tracing::info!(%uid, pod = %served.pod.name, namespace = %served.pod.namespace, "pod released");
     }
 
-    fn end(&self, pod: &Pod) {
-        if let Err(error) = self.node.capture.withdraw(pod.netns.cookie()) {
-            tracing::error!(uid = %pod.uid, %error, "the capture of a removed pod is not wholly undone");
+    fn withdraw(&self, uid: &PodUid, cookie: u64) {
+        if let Err(error) = self.node.capture.withdraw(cookie) {
+            tracing::error!(%uid, %error, "the capture of a removed pod is not wholly undone");
         }
-        pod.removed.cancel();
     }
 
     /// Drops the certificate of an identity that no pod of this node has any more.
@@ -215,9 +231,8 @@ impl PodTable for SourceView {
     }
 
     fn remove(&self, uid: &PodUid) {
-        let own =
-            self.pods.served.borrow().get(uid).is_some_and(|served| served.source == self.source);
-        if own {
+        let of_another = |served: &Served| served.source != self.source;
+        if !self.pods.served.borrow().get(uid).is_some_and(of_another) {
             self.pods.remove(uid);
         }
     }
