@@ -11,6 +11,8 @@ mod nearest;
 mod policies;
 #[cfg(test)]
 mod reference;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
