@@ -12,6 +12,8 @@ mod interner;
 mod keys;
 mod service;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod workload;
 
 use std::sync::{Arc, Mutex, PoisonError};
