@@ -1,0 +1,112 @@
+//! What must hold for every input of the parsers of foreign bytes.
+//!
+//! In: arbitrary bytes. Out: nothing, or a panic that says which property broke. The fuzz targets and the corpus test
+//! (`mesh/tests/corpus.rs`) run these same functions.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    str,
+    sync::Arc,
+};
+
+use mesh::{
+    hbone::Authority,
+    identity::Spiffe,
+    policy::{self, Action, Connection, Denied, Destination, Policies, Policy},
+    store::{Found, Store, Update},
+};
+use prost::Message;
+use proto::{security::Authorization, workload::Address};
+
+/// A name that is accepted is written as it was read, and is made of its parts.
+pub fn spiffe(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let Ok(name) = Spiffe::parse(text) else { return };
+    assert_eq!(name.to_string(), text);
+    let of_parts = Spiffe::new(name.trust_domain(), name.namespace(), name.service_account());
+    assert_eq!(of_parts, Ok(name));
+}
+
+/// An authority that is accepted is read again from what it is written as.
+pub fn authority(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let Ok(authority) = Authority::parse(text) else { return };
+    assert_eq!(Authority::parse(&authority.to_string()), Ok(authority));
+}
+
+/// A workload or service that is accepted is found by its name and addresses, and gone once it is removed.
+pub fn address_decode(bytes: &[u8]) {
+    let Ok(message) = Address::decode(bytes) else { return };
+    let update = match Update::try_from(message) {
+        Ok(update) => update,
+        Err(error) => return assert!(!error.path().is_empty()),
+    };
+    let store = Store::new();
+    store.apply([update.clone(), update]);
+    let snapshot = store.load();
+    let mut names: Vec<Arc<str>> = Vec::new();
+    for workload in snapshot.workloads() {
+        assert!(snapshot.workload(&workload.uid).is_some());
+        let (namespace, account) = (&workload.namespace, &workload.service_account);
+        assert!(snapshot.workload_of(namespace, &workload.name, account).is_some());
+        names.push(workload.uid.clone());
+    }
+    for service in snapshot.services() {
+        let namespace = &service.namespace;
+        assert!(snapshot.service_by_host(&service.hostname, namespace).is_some());
+        for address in &service.addresses {
+            let found = snapshot.by_address(&address.network, address.net.addr(), namespace);
+            assert!(matches!(found, Some(Found::Service(_))));
+        }
+        names.push(service.key.clone());
+    }
+    store.apply(names.iter().map(|name| Update::RemoveAddress(name.to_string())));
+    let empty = store.load();
+    assert_eq!(empty.workloads().count() + empty.services().count(), 0);
+}
+
+/// A policy is accepted or refused with the path of the field.
+pub fn authorization_decode(bytes: &[u8]) {
+    let Ok(message) = Authorization::decode(bytes) else { return };
+    match Policy::try_from(message) {
+        Ok(policy) => assert_eq!(*policy.key, format!("{}/{}", policy.namespace, policy.name)),
+        Err(error) => assert!(!error.path().is_empty()),
+    }
+}
+
+/// A connection that a policy denies as a DENY is the one that it allows as an ALLOW.
+///
+/// The first 7 bytes are the connection: whether the peer has an identity, its address, the port; the rest is the policy.
+pub fn policy_match(bytes: &[u8]) {
+    let Some(([identified, a, b, c, d, port @ ..], message)) = bytes.split_first_chunk::<7>()
+    else {
+        return;
+    };
+    let Some(policy) = Authorization::decode(message).ok().and_then(|m| Policy::try_from(m).ok())
+    else {
+        return;
+    };
+    let peer = Spiffe::new("cluster.local", "web", "front").expect("a valid name");
+    let connection = Connection {
+        peer: (identified % 2 == 0).then_some(&peer),
+        source: SocketAddr::new(IpAddr::from([*a, *b, *c, *d]), 40_000),
+        destination: SocketAddr::new(IpAddr::from([10, 1, 0, 1]), u16::from_be_bytes(*port)),
+    };
+    let decide = |action| {
+        let mut policies = Policies::default();
+        let policy = Policy { action, mode: policy::Mode::Enforce, ..policy.clone() };
+        let named = [policy.key.clone()];
+        policies.insert(policy);
+        let to = Destination { namespace: "shop", policies: &named };
+        policy::authorize(&policies, to, &connection)
+    };
+    let denied = matches!(decide(Action::Deny), Err(Denied::ByDeny { .. }));
+    let allowed = match decide(Action::Allow) {
+        Ok(_) => true,
+        Err(why) => {
+            assert!(!why.to_string().is_empty());
+            false
+        }
+    };
+    assert_eq!(denied, allowed);
+}
