@@ -20,8 +20,9 @@ use std::{
 use mesh::{hbone::Pool, policy, telemetry::TrafficMetrics};
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::LocalOptions,
     sync::mpsc,
-    task::{LocalSet, spawn_local},
+    task::spawn_local,
 };
 
 use super::{Dice, Node, Pod, inbound, live::Live, outbound, plaintext};
@@ -155,12 +156,19 @@ fn start(
     index: usize,
     queue: mpsc::Receiver<Order>,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .event_interval(EVENT_INTERVAL)
-        .build()?;
     let (node, all) = (node.clone(), all.clone());
-    std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+    // The runtime belongs to its thread, so whether there is one is told from there.
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let join = std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .event_interval(EVENT_INTERVAL)
+            .build_local(LocalOptions::default());
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(tell.send(Err(error))),
+        };
+        let _ = tell.send(Ok(()));
         let thread = Rc::new(DataThread {
             node,
             metrics: TrafficMetrics::new(),
@@ -170,10 +178,11 @@ fn start(
             all,
             pods: RefCell::default(),
         });
-        let local = LocalSet::new();
-        local.block_on(&runtime, thread.run(queue));
-        // Connections that did not end in time are dropped with the set.
-    })
+        runtime.block_on(thread.run(queue));
+        // Connections that did not end in time are dropped with the runtime.
+    })?;
+    told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
+    Ok(join)
 }
 
 impl DataThread {
