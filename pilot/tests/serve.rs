@@ -323,6 +323,56 @@ async fn a_daemon_that_returns_gets_what_changed_also_from_another_pilot() {
 }
 
 #[tokio::test]
+async fn a_folder_that_is_replaced_is_followed() {
+    let pilot = Pilot::start(&[("shop.yaml", SHOP)]);
+    let mut daemon = Daemon::connect(&pilot, &BTreeMap::new()).await;
+    daemon.next().await;
+    daemon.next().await;
+    let begun = Instant::now();
+    let folder = pilot.dir.path().join("mesh");
+    let replace = |name: &str, address: &str| {
+        let next = pilot.dir.path().join(name);
+        fs::create_dir(&next).unwrap();
+        fs::write(next.join("shop.yaml"), SHOP.replace("10.0.0.1", address)).unwrap();
+        next
+    };
+    let next = replace("next", "10.0.0.8");
+    fs::rename(&folder, pilot.dir.path().join("old")).unwrap();
+    pilot.debug_has("/debug/syncz", "reading the folder").await;
+    fs::rename(next, &folder).unwrap();
+    assert_eq!(shown(&daemon.next().await), format!("Address +{WEB} -"));
+    pilot.write("shop.yaml", &SHOP.replace("10.0.0.1", "10.0.0.7"));
+    assert_eq!(shown(&daemon.next().await), format!("Address +{WEB} -"));
+
+    fs::rename(&folder, pilot.dir.path().join("older")).unwrap();
+    let real = replace("real", "10.0.0.6");
+    std::os::unix::fs::symlink(real, &folder).unwrap();
+    assert_eq!(shown(&daemon.next().await), format!("Address +{WEB} -"));
+    pilot.write("shop.yaml", SHOP);
+    assert_eq!(shown(&daemon.next().await), format!("Address +{WEB} -"));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_daemon_that_never_answers_holds_up_nobody() {
+    let pilot = Pilot::start(&[("shop.yaml", SHOP)]);
+    let mut silent = Daemon::connect(&pilot, &BTreeMap::new()).await;
+    let mut daemon = Daemon::connect(&pilot, &BTreeMap::new()).await;
+    daemon.next().await;
+    daemon.next().await;
+    for last in 3..20 {
+        pilot.write("shop.yaml", &SHOP.replace("10.0.0.1", &format!("10.0.0.{last}")));
+        assert_eq!(shown(&daemon.next().await), format!("Address +{WEB} -"));
+    }
+    // It finds what it was sent first, and then, in one response, all that came after.
+    assert_eq!(shown(&silent.next().await), "Authorization + -");
+    assert_eq!(shown(&silent.next().await), format!("Address +{CART},{WEB} -"));
+    assert_eq!(shown(&silent.next().await), format!("Address +{WEB} -"));
+    let none = tokio::time::timeout(Duration::from_millis(300), silent.next()).await;
+    assert!(none.is_err(), "{none:?}");
+}
+
+#[tokio::test]
 async fn a_refusal_is_kept_for_people_to_see() {
     let pilot = Pilot::start(&[("shop.yaml", SHOP)]);
     let mut daemon = Daemon::connect(&pilot, &BTreeMap::new()).await;

@@ -12,7 +12,7 @@ use std::{
 use metrics::{counter, gauge};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::session::{Event, Push};
 use crate::compile::ResourceType;
@@ -134,7 +134,7 @@ impl Entry<'_> {
         let (resources, removed) =
             (push.message.resources.len(), push.message.removed_resources.len());
         counter!("pilot_xds_pushes", "type" => push.of.name()).increment(1);
-        info!(node = self.node, r#type = push.of.name(), resources, removed, "pushed");
+        debug!(node = self.node, r#type = push.of.name(), resources, removed, "pushed");
         self.update(push.of, |status| {
             status.sent = Some(Sent {
                 version: push.message.system_version_info.clone(),

@@ -5,7 +5,8 @@
 
 use std::{
     collections::HashSet,
-    mem,
+    fs, mem,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -75,29 +76,44 @@ pub(crate) struct Watched {
     folder: Folder,
     news: Arc<News>,
     watcher: RecommendedWatcher,
-    /// Where the folder's path led when it was watched.
-    real: Option<PathBuf>,
+    /// The folder that is watched, by device and inode.
+    watched: Option<(u64, u64)>,
 }
 
 impl Watched {
     /// Watches before the first look, so that nothing happens in between.
     pub(crate) fn start(path: &Path) -> Result<Self, ServeError> {
+        // The kernel's news have absolute paths.
+        let root = std::path::absolute(path)
+            .map_err(|source| ServeError::Watch { source: notify::Error::io(source) })?;
         let news = Arc::new(News::default());
-        let heard = Arc::clone(&news);
+        let (heard, below) = (Arc::clone(&news), root.clone());
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             match event {
                 // Reading the folder causes these.
                 Ok(event) if event.kind.is_access() => return,
                 Ok(event) => {
-                    let mut touched = heard.touched.lock().unwrap_or_else(PoisonError::into_inner);
-                    touched.extend(event.paths);
+                    let rescan = event.need_rescan();
+                    // What lies beside the folder is nobody's business here.
+                    let mut ours = event.paths;
+                    ours.retain(|path| path.starts_with(&below));
+                    if ours.is_empty() && !rescan {
+                        return;
+                    }
+                    heard.lock().extend(ours);
                 }
                 Err(error) => warn!(%error, "watching the folder"),
             }
             heard.arrived.notify_one();
         });
-        let watcher = watcher.map_err(|source| ServeError::Watch { source })?;
-        let mut watched = Self { folder: Folder::new(path), news, watcher, real: None };
+        let mut watcher = watcher.map_err(|source| ServeError::Watch { source })?;
+        // The folder itself may be removed, renamed or be a link that is swapped: its parent is told.
+        if let Some(parent) = root.parent() {
+            watcher
+                .watch(parent, RecursiveMode::NonRecursive)
+                .map_err(|source| ServeError::Watch { source })?;
+        }
+        let mut watched = Self { folder: Folder::new(root), news, watcher, watched: None };
         watched.watch();
         Ok(watched)
     }
@@ -112,12 +128,12 @@ impl Watched {
     ) {
         let mut reloader = Reloader { config, publisher, loaded };
         loop {
-            let touched =
-                mem::take(&mut *self.news.touched.lock().unwrap_or_else(PoisonError::into_inner));
+            let touched = mem::take(&mut *self.news.lock());
             // Reading and compiling keep a core busy, which must not be one that streams wait for.
             let reload = tokio::task::spawn_blocking(move || {
-                reloader.reload(&mut self.folder, &touched);
+                // Watched first: what is written while the folder is read is then told.
                 self.watch();
+                reloader.reload(&mut self.folder, &touched);
                 (self, reloader)
             });
             match reload.await {
@@ -130,34 +146,32 @@ impl Watched {
         }
     }
 
-    /// Watches the folder, and its parent because the folder itself may be replaced. Follows a link that was swapped.
+    /// Watches the folder that is at the path, if it is another than before.
     fn watch(&mut self) {
         let path = self.folder.root();
-        let real = path.canonicalize().ok();
-        if real == self.real {
+        let present = fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        if present == self.watched {
             return;
         }
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        if self.real.is_some()
-            && let Err(error) = self.watcher.unwatch(path)
-        {
-            warn!(%error, "no longer watching the folder that was replaced");
-        }
-        let watched = self
-            .watcher
-            .watch(parent, RecursiveMode::NonRecursive)
-            .and_then(|()| self.watcher.watch(path, RecursiveMode::Recursive));
-        match watched {
-            Ok(()) => self.real = real,
-            Err(error) => {
-                warn!(%error, "watching the folder; it is looked through from time to time")
+        // Fails if the folder is gone, and its watch with it.
+        self.watcher.unwatch(path).ok();
+        self.watched = None;
+        if present.is_some() {
+            match self.watcher.watch(path, RecursiveMode::Recursive) {
+                Ok(()) => self.watched = present,
+                Err(error) => {
+                    warn!(%error, "watching the folder: it is looked through from time to time");
+                }
             }
         }
     }
 }
 
 impl News {
+    fn lock(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits for a change, and until it is over.
     async fn wait(&self) {
         if tokio::time::timeout(LOOK_ANYWAY, self.arrived.notified()).await.is_err() {
