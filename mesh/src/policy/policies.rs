@@ -5,19 +5,19 @@
 
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdMap};
+use imbl::OrdMap;
 
 use super::{Destination, Policy, Scope};
 
-/// Policies of one scope by key, in the order of their keys.
+/// Policies by key, in the order of their keys.
 type ByKey = OrdMap<Arc<str>, Arc<Policy>>;
 
 /// Every policy of the mesh.
 #[derive(Clone, Debug, Default)]
 pub struct Policies {
-    by_key: HashMap<Arc<str>, Arc<Policy>>,
+    by_key: ByKey,
     global: ByKey,
-    by_namespace: HashMap<Arc<str>, ByKey>,
+    by_namespace: OrdMap<Arc<str>, ByKey>,
 }
 
 impl Policies {
@@ -62,7 +62,7 @@ impl Policies {
         self.by_key.get(key)
     }
 
-    /// Every policy, in no particular order.
+    /// Every policy, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.by_key.values()
     }

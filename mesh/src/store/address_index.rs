@@ -5,7 +5,7 @@
 
 use std::{cmp::Reverse, net::IpAddr, sync::Arc};
 
-use imbl::{HashMap, OrdMap};
+use imbl::OrdMap;
 use ipnet::IpNet;
 
 use super::{NetworkAddress, NetworkMode, Service, TunnelProtocol, Workload, few::Few};
@@ -13,16 +13,16 @@ use super::{NetworkAddress, NetworkMode, Service, TunnelProtocol, Workload, few:
 /// Addresses of all networks. Each address is in one network, and the same one in another network is another address.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AddressIndex {
-    networks: HashMap<Arc<str>, Network>,
+    networks: OrdMap<Arc<str>, Network>,
 }
 
 /// Addresses of one network.
 #[derive(Clone, Debug, Default)]
 struct Network {
-    workloads: HashMap<IpAddr, Few<Workload>>,
-    services: HashMap<IpAddr, Few<Service>>,
+    workloads: OrdMap<IpAddr, Few<Workload>>,
+    services: OrdMap<IpAddr, Few<Service>>,
     /// Services that have whole prefixes, by family and length: a lookup tries each length that occurs.
-    prefixes: OrdMap<PrefixKind, HashMap<IpNet, Few<Service>>>,
+    prefixes: OrdMap<PrefixKind, OrdMap<IpNet, Few<Service>>>,
 }
 
 /// Family and length of a prefix.

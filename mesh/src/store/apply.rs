@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use imbl::HashMap;
+use imbl::OrdMap;
 
 use super::{Service, Snapshot, Update, Workload, few::Few, interner::Interner, keys};
 
@@ -36,7 +36,7 @@ impl Snapshot {
         }
         self.addresses.put_workload(&workload, former.as_deref());
         let same = |held: &Workload| held.uid == workload.uid;
-        put(&mut self.workloads_by_name, name_key(&workload), &workload, same);
+        put(&mut self.workloads_by_name, workload.name.clone(), &workload, same);
         if let Some(key) = host_key(&workload) {
             put(&mut self.workloads_by_host, key, &workload, same);
         }
@@ -70,9 +70,8 @@ impl Snapshot {
     /// Takes a workload out of the indexes by name, except under names that the next version of it has too.
     fn forget_names(&mut self, former: &Workload, next: Option<&Workload>) {
         let same = |held: &Workload| held.uid == former.uid;
-        let name = name_key(former);
-        if next.is_none_or(|next| name_key(next) != name) {
-            remove(&mut self.workloads_by_name, &name, same);
+        if next.is_none_or(|next| next.name != former.name) {
+            remove(&mut self.workloads_by_name, &former.name, same);
         }
         if let Some(host) = host_key(former)
             && next.and_then(host_key).is_none_or(|next| next != host)
@@ -90,17 +89,13 @@ impl Snapshot {
     }
 }
 
-fn name_key(workload: &Workload) -> Arc<str> {
-    keys::namespaced(&workload.namespace, &workload.name)
-}
-
 fn host_key(workload: &Workload) -> Option<Arc<str>> {
     (!workload.hostname.is_empty())
         .then(|| keys::namespaced(&workload.namespace, &workload.hostname))
 }
 
 fn put<T>(
-    index: &mut HashMap<Arc<str>, Few<T>>,
+    index: &mut OrdMap<Arc<str>, Few<T>>,
     key: Arc<str>,
     value: &Arc<T>,
     same: impl Fn(&T) -> bool,
@@ -112,7 +107,7 @@ fn put<T>(
     index.insert(key, few);
 }
 
-fn remove<T>(index: &mut HashMap<Arc<str>, Few<T>>, key: &str, same: impl Fn(&T) -> bool) {
+fn remove<T>(index: &mut OrdMap<Arc<str>, Few<T>>, key: &str, same: impl Fn(&T) -> bool) {
     match index.get(key).and_then(|few| few.without(same)) {
         Some(rest) => index.insert(key.into(), rest).map(drop),
         None => index.remove(key).map(drop),

@@ -1,26 +1,25 @@
 //! The endpoints of one service.
 //!
-//! In: workloads that name the service. Out: the list of them, at any index in no time. Unhealthy ones are here too: who
-//! chooses one looks at the service's policy then, not at what it was when the workload arrived.
+//! In: workloads that name the service. Out: the list of them, at any index. Unhealthy ones are here too: who chooses one
+//! looks at the service's policy then, not at what it was when the workload arrived.
 
 use std::sync::Arc;
 
-use imbl::{HashMap, Vector};
+use imbl::Vector;
 
 use super::Workload;
 
 /// The workloads that name one service.
 #[derive(Clone, Debug, Default)]
 pub struct Endpoints {
+    /// In the order of their uids.
     members: Vector<Arc<Workload>>,
-    /// Where in `members` each is, by uid.
-    places: HashMap<Arc<str>, usize>,
     /// How many have another capacity than 1.
     uneven: usize,
 }
 
 impl Endpoints {
-    /// All of them, in an order that changes only with them.
+    /// All of them, in the order of their uids.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.members.iter()
     }
@@ -48,26 +47,26 @@ impl Endpoints {
     /// Adds a workload, in place of one with the same uid.
     pub(super) fn put(&mut self, workload: Arc<Workload>) {
         self.uneven += usize::from(is_uneven(&workload));
-        if let Some(place) = self.places.get(&workload.uid) {
-            let former = self.members.set(*place, workload);
-            self.uneven -= usize::from(is_uneven(&former));
-        } else {
-            self.places.insert(workload.uid.clone(), self.members.len());
-            self.members.push_back(workload);
+        match self.place(&workload.uid) {
+            Ok(place) => {
+                let former = self.members.set(place, workload);
+                self.uneven -= usize::from(is_uneven(&former));
+            }
+            Err(place) => self.members.insert(place, workload),
         }
     }
 
-    /// Removes a workload, if it is there. The last one takes its place.
+    /// Removes a workload, if it is there.
     pub(super) fn remove(&mut self, uid: &str) {
-        let Some(place) = self.places.remove(uid) else { return };
-        let last = self.members.pop_back().expect("not empty: a place was known");
-        let gone = if place == self.members.len() {
-            last
-        } else {
-            self.places.insert(last.uid.clone(), place);
-            self.members.set(place, last)
-        };
-        self.uneven -= usize::from(is_uneven(&gone));
+        if let Ok(place) = self.place(uid) {
+            let gone = self.members.remove(place);
+            self.uneven -= usize::from(is_uneven(&gone));
+        }
+    }
+
+    /// Where a workload is, or would be.
+    fn place(&self, uid: &str) -> Result<usize, usize> {
+        self.members.binary_search_by(|member| (*member.uid).cmp(uid))
     }
 }
 
@@ -105,16 +104,44 @@ mod tests {
     }
 
     #[test]
-    fn the_last_takes_the_place_of_a_removed_one() {
+    fn a_removed_endpoint_is_gone() {
         let mut endpoints = Endpoints::default();
-        for uid in ["a", "b", "c"] {
+        for uid in ["c", "a", "b"] {
             endpoints.put(workload(uid, 3));
         }
         endpoints.remove("a");
         endpoints.remove("never-was");
-        assert_eq!(list(&endpoints), "c:3 b:3");
+        assert_eq!(list(&endpoints), "b:3 c:3");
         endpoints.remove("b");
         endpoints.remove("c");
         assert!(endpoints.is_empty() && endpoints.is_even());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn endpoints_are_those_put_and_not_removed(
+            changes in proptest::collection::vec((0..400_u32, proptest::option::weighted(0.7, 0..3_u32)), 0..1500),
+        ) {
+            let mut endpoints = Endpoints::default();
+            let mut model = std::collections::BTreeMap::new();
+            let mut former = (endpoints.clone(), list(&endpoints));
+            for (uid, capacity) in changes {
+                let uid = format!("{uid:03}");
+                if let Some(capacity) = capacity {
+                    endpoints.put(workload(&uid, capacity));
+                    model.insert(uid, capacity);
+                } else {
+                    endpoints.remove(&uid);
+                    model.remove(&uid);
+                }
+                if endpoints.len() % 97 == 0 {
+                    former = (endpoints.clone(), list(&endpoints));
+                }
+            }
+            let expected: Vec<String> = model.iter().map(|(uid, c)| format!("{uid}:{c}")).collect();
+            proptest::prop_assert_eq!(list(&endpoints), expected.join(" "));
+            proptest::prop_assert_eq!(endpoints.is_even(), model.values().all(|c| *c == 1));
+            proptest::prop_assert_eq!(list(&former.0), former.1);
+        }
     }
 }

@@ -5,6 +5,8 @@
 
 mod address_index;
 mod apply;
+#[cfg(test)]
+mod decode_tests;
 mod endpoints;
 mod few;
 mod gateway;
