@@ -52,6 +52,14 @@ pub(crate) struct Certificate {
 #[serde(default)]
 pub(crate) struct PodState {
     pub state: String,
+    pub info: PodName,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PodName {
+    pub namespace: String,
+    pub name: String,
 }
 
 /// A workload of `/config_dump`.

@@ -111,14 +111,23 @@ async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             let listed = entries(&dump, "policies", wanted);
             print(cli, &listed, |policies: Vec<_>| show::policies(&policies))?;
         }
-        Command::Connections => {
-            let answer = one_daemon(cli, "/connections").await?;
-            print(cli, &answer, |connections: Vec<OpenConnection>| {
-                show::connections(&connections)
-            })?;
-        }
+        Command::Connections => connections(cli).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn connections(cli: &Cli) -> anyhow::Result<()> {
+    let answer = one_daemon(cli, "/connections").await?;
+    match cli.output {
+        Output::Table => {
+            // Connections name their pods by uid, which means nothing to people.
+            let dump: Dump = read(&one_daemon(cli, "/config_dump").await?)?;
+            let open: Vec<OpenConnection> = read(&answer)?;
+            print!("{}", show::connections(&open, &dump.workload_state));
+        }
+        Output::Json => println!("{answer:#}"),
+    }
+    Ok(())
 }
 
 async fn explain(cli: &Cli, from: &str, to: &str) -> anyhow::Result<ExitCode> {
@@ -151,8 +160,11 @@ async fn status(cli: &Cli) -> anyhow::Result<ExitCode> {
             }
             let dumps = daemons.iter().map(|(url, dump)| anyhow::Ok((*url, read::<Dump>(dump)?)));
             let dumps = dumps.collect::<Result<Vec<_>, _>>()?;
+            if pilot.is_some() && !dumps.is_empty() {
+                println!();
+            }
             if !dumps.is_empty() {
-                print!("\n{}", show::daemons(&dumps));
+                print!("{}", show::daemons(&dumps));
             }
         }
         Output::Json => {

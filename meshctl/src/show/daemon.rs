@@ -1,9 +1,11 @@
 //! What one daemon knows and does.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::{
-    answers::{OpenConnection, Policy, Workload},
+    answers::{OpenConnection, PodState, Policy, Workload},
     table::Table,
 };
 
@@ -56,7 +58,7 @@ pub(crate) fn policies(policies: &[Policy]) -> String {
 
 type Matches = serde_json::Map<String, Value>;
 
-fn rule_text(clauses: &[Vec<std::collections::BTreeMap<String, Value>>]) -> String {
+fn rule_text(clauses: &[Vec<BTreeMap<String, Value>>]) -> String {
     if clauses.is_empty() {
         return "everything".to_owned();
     }
@@ -102,7 +104,15 @@ fn value_text(value: &Value) -> String {
 }
 
 /// Open connections, by pod.
-pub(crate) fn connections(connections: &[OpenConnection]) -> String {
+pub(crate) fn connections(
+    connections: &[OpenConnection],
+    pods: &BTreeMap<String, PodState>,
+) -> String {
+    // A pod that left a moment ago has connections and no name.
+    let name = |uid: &String| match pods.get(uid) {
+        Some(pod) => format!("{}/{}", pod.info.namespace, pod.info.name),
+        None => uid.clone(),
+    };
     let mut sorted: Vec<_> = connections.iter().collect();
     sorted
         .sort_by(|a, b| (&a.pod, &a.direction, &a.source).cmp(&(&b.pod, &b.direction, &b.source)));
@@ -111,7 +121,7 @@ pub(crate) fn connections(connections: &[OpenConnection]) -> String {
     let mut table = Table::new(&headings);
     for connection in sorted {
         table.row([
-            connection.pod.clone(),
+            name(&connection.pod),
             connection.direction.clone(),
             connection.source.clone(),
             connection.original_destination.clone(),
@@ -185,14 +195,16 @@ shop       web      WorkloadSelector  Allow           destinationPorts=80|81 and
             {"pod": "u1", "direction": "outbound", "source": "10.0.0.1:4000", "originalDestination": "10.1.0.2:80",
              "actualDestination": "10.0.0.2:15008", "protocol": "HBONE", "ageSeconds": 75,
              "peer": "spiffe://cluster.local/ns/shop/sa/cart"},
-            {"pod": "u1", "direction": "inbound", "source": "10.0.0.9:4000", "originalDestination": "10.0.0.1:80",
+            {"pod": "u2", "direction": "inbound", "source": "10.0.0.9:4000", "originalDestination": "10.0.0.1:80",
              "actualDestination": "10.0.0.1:80", "protocol": "TCP", "ageSeconds": 7500},
         ]);
+        let pods = json!({"u1": {"state": "Up", "info": {"namespace": "shop", "name": "web"}}});
+        let pods = BTreeMap::deserialize(&pods).unwrap();
         let expected = "\
-POD  DIRECTION  SOURCE         DESTINATION  DIALED          PROTOCOL  PEER                                    AGE
-u1   inbound    10.0.0.9:4000  10.0.0.1:80  10.0.0.1:80     TCP       -                                       2h5m
-u1   outbound   10.0.0.1:4000  10.1.0.2:80  10.0.0.2:15008  HBONE     spiffe://cluster.local/ns/shop/sa/cart  1m15s
+POD       DIRECTION  SOURCE         DESTINATION  DIALED          PROTOCOL  PEER                                    AGE
+shop/web  outbound   10.0.0.1:4000  10.1.0.2:80  10.0.0.2:15008  HBONE     spiffe://cluster.local/ns/shop/sa/cart  1m15s
+u2        inbound    10.0.0.9:4000  10.0.0.1:80  10.0.0.1:80     TCP       -                                       2h5m
 ";
-        assert_eq!(connections(&Vec::deserialize(&list).unwrap()), expected);
+        assert_eq!(connections(&Vec::deserialize(&list).unwrap(), &pods), expected);
     }
 }
