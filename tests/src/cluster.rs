@@ -23,7 +23,7 @@ use crate::network;
 use crate::place::Place;
 use crate::plan::Plan;
 use crate::pod::Pod;
-use crate::tcpdump::Tcpdump;
+use crate::tcpdump::{Mark, Tcpdump};
 use crate::teardown;
 
 /// A cluster that runs.
@@ -131,7 +131,10 @@ impl Cluster {
     /// # Errors
     /// If tcpdump does not come up.
     pub fn tcpdump(&self, name: &str, filter: &str) -> Result<Tcpdump> {
-        Tcpdump::start(&Place::new(self.plan, "fabric", "control")?, "fabric0", name, filter)
+        let from = Place::new(self.plan, "control", "control")?;
+        let mark = Mark { from, to: self.plan.node_ip4(1).into() };
+        let fabric = Place::new(self.plan, "fabric", "control")?;
+        Tcpdump::start(&fabric, "fabric0", name, filter, mark)
     }
 
     /// The folder of manifests that pilot watches.
@@ -183,7 +186,7 @@ impl Cluster {
         }
         self.write_pods(&pod.spec().namespace)?;
         teardown::kill_cgroup(&pod.place().cgroup)?;
-        network::remove_pod(&pod.netns())
+        network::remove_pod(self.plan, &pod.netns(), &pod.node_name(), pod.host())
     }
 
     /// Leaves the cluster up when this process ends.

@@ -117,11 +117,13 @@ pub fn add_pod(
     )
 }
 
-/// Removes pod `netns` with its wire.
+/// Removes pod `netns`, host `host` of `node_name`, with its wire. The wire goes first: the kernel takes namespaces away in its own
+/// time, and the address and the port on the bridge must be free at once.
 ///
 /// # Errors
-/// If the command fails.
-pub fn remove_pod(netns: &str) -> Result<()> {
+/// If a command fails.
+pub fn remove_pod(plan: Plan, netns: &str, node_name: &str, host: u8) -> Result<()> {
+    ip_batch(Some(&plan.netns(node_name)), &[format!("link del pod{host}")])?;
     ip_batch(None, &[format!("netns del {netns}")])
 }
 

@@ -5,21 +5,36 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::command::run;
+use crate::binaries;
+use crate::command::{run, text};
 use crate::place::Place;
 use crate::process::Process;
-use crate::wait::{PATIENCE, wait_until};
 
 /// A capture that runs.
 #[derive(Debug)]
 pub struct Tcpdump {
     process: Process,
     file: PathBuf,
+    mark: Mark,
 }
+
+/// How to send a datagram that the capture is sure to see, so that everything before it has been seen too.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// Where it is sent from.
+    pub from: Place,
+    /// Where it is sent to, across what is captured.
+    pub to: IpAddr,
+}
+
+/// The discard service: nobody listens, and no application's traffic goes there.
+const MARK_PORT: u16 = 9;
+const MARK_TEXT: &str = "the end of the capture";
 
 /// A capture that has ended.
 #[derive(Debug)]
@@ -33,20 +48,37 @@ impl Tcpdump {
     ///
     /// # Errors
     /// If tcpdump does not come up.
-    pub fn start(place: &Place, interface: &str, name: &str, filter: &str) -> Result<Tcpdump> {
+    pub fn start(
+        place: &Place,
+        interface: &str,
+        name: &str,
+        filter: &str,
+        mark: Mark,
+    ) -> Result<Tcpdump> {
+        let filter = format!("({filter}) or udp port {MARK_PORT}");
         let file = place.logs.join(format!("{name}.pcap"));
         let path = file.display().to_string();
-        let words = [
-            "tcpdump", "-Z", "root", "-i", interface, "-s", "0", "-U", "-n", "-B", "32768", "-w",
-            &path, filter,
+        let options = [
+            "--immediate-mode",
+            "-Z",
+            "root",
+            "-i",
+            interface,
+            "-s",
+            "0",
+            "-U",
+            "-n",
+            "-B",
+            "32768",
         ];
+        let words = [["tcpdump"].as_slice(), &options, &["-w", &path, &filter]].concat();
         let mut process = place.spawn(&format!("tcpdump-{name}"), &words, &[])?;
         let log = process.log_path().to_owned();
         process.wait_running("tcpdump to listen", || {
             ensure!(fs::read_to_string(&log)?.contains("listening on"), "it does not listen");
             Ok(())
         })?;
-        Ok(Tcpdump { process, file })
+        Ok(Tcpdump { process, file, mark })
     }
 
     /// Where the capture goes.
@@ -54,22 +86,20 @@ impl Tcpdump {
         &self.file
     }
 
-    /// Waits until `text` has been recorded, then ends.
+    /// Ends the capture when everything that was sent until this call has been recorded, and reads it.
     ///
     /// # Errors
-    /// If it is not seen in time.
-    pub fn stop_after(self, text: &str) -> Result<Packets> {
-        wait_until(&format!("{text:?} on the wire"), PATIENCE, || {
-            fs::read(&self.file).is_ok_and(|bytes| contains(&bytes, text.as_bytes()))
-        })?;
-        self.stop()
-    }
-
-    /// Ends the capture and reads it. Packets that the kernel holds back are written first.
-    ///
-    /// # Errors
-    /// If tcpdump does not end or lost packets.
+    /// If the mark is not recorded, or tcpdump lost packets.
     pub fn stop(mut self) -> Result<Packets> {
+        let load = binaries::ours("load")?.display().to_string();
+        let to = SocketAddr::new(self.mark.to, MARK_PORT).to_string();
+        let said = self.mark.from.run(&[&load, "say", "--to", &to, MARK_TEXT])?;
+        ensure!(said.status.success(), "marking the capture's end: {}", text(&said.stderr));
+        let file = self.file.clone();
+        self.process.wait_running("the capture's end", || {
+            ensure!(contains(&fs::read(&file)?, MARK_TEXT.as_bytes()), "the mark is not recorded");
+            Ok(())
+        })?;
         self.process.terminate()?;
         let log = self.process.log()?;
         ensure!(

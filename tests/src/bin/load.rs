@@ -1,7 +1,7 @@
 //! The load tool's command line: `load serve`, and the clients, which print a report in JSON.
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -96,6 +96,14 @@ enum Job {
         #[arg(long)]
         reset: SocketAddr,
     },
+    /// Sends a text in one datagram.
+    Say {
+        /// Where to.
+        #[arg(long)]
+        to: SocketAddr,
+        /// What.
+        text: String,
+    },
     /// Makes connections (echo server), prints the report, and holds them until standard input ends.
     Idle {
         #[command(flatten)]
@@ -150,6 +158,7 @@ fn main() -> Result<()> {
             print(&crowd::connect_request_response(target.to, parallel, size, target.lasting())?)
         }
         Job::Endings { parting, reset } => endings::check(parting, reset),
+        Job::Say { to, text } => say(to, &text),
         Job::Idle { target, connections } => crowd::idle(target.to, connections),
     }
 }
@@ -158,6 +167,13 @@ impl Target {
     fn lasting(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
     }
+}
+
+fn say(to: SocketAddr, text: &str) -> Result<()> {
+    let any: IpAddr =
+        if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    UdpSocket::bind((any, 0))?.send_to(text.as_bytes(), to)?;
+    Ok(())
 }
 
 fn print(report: &Report) -> Result<()> {

@@ -42,7 +42,7 @@ enum Job {
         /// Each a method and an authority: `CONNECT 10.1.2.3:80`.
         requests: Vec<String>,
     },
-    /// Opens streams without end and without reading, and prints what stops it.
+    /// Opens streams that stay open, and prints when the daemon allows no more.
     Flood {
         #[command(flatten)]
         tunnel: Tunnel,
@@ -131,21 +131,19 @@ async fn one(client: &mut SendRequest<bytes::Bytes>, request: &str) -> Result<St
 }
 
 async fn flood(tunnel: &Tunnel, authority: &str, streams: usize) -> Result<String> {
-    let client = match open(tunnel).await? {
+    let mut client = match open(tunnel).await? {
         Ok(client) => client,
         Err(why) => return Ok(why),
     };
     let mut held = Vec::new();
     for count in 0..streams {
         let request = Request::builder().method(Method::CONNECT).uri(authority).body(())?;
-        let ready = timeout(Duration::from_secs(1), client.clone().ready()).await;
-        let Ok(ready) = ready else { return Ok(format!("held back after {count}")) };
-        match ready.and_then(|mut client| client.send_request(request, false)) {
-            Ok(stream) => held.push(stream),
-            Err(error) => return Ok(format!("cut off after {count}: {error}")),
-        }
-        // The connection's task writes the frames, and reads what comes of them.
-        tokio::task::yield_now().await;
+        // A client that honours the limit is told to wait while all streams that it may have are open.
+        let Ok(ready) = timeout(Duration::from_secs(1), client.ready()).await else {
+            return Ok(format!("held back after {count}"));
+        };
+        client = ready.context("the tunnel ended")?;
+        held.push(client.send_request(request, false)?);
     }
     Ok(format!("not stopped after {streams}"))
 }

@@ -2,9 +2,10 @@
 
 use testbed::PodSpec;
 use testbed::manifests::{authorization_policy, from_principal};
+use testbed::wait::wait_until;
 
 use crate::shop::Answer::{Refused, Served};
-use crate::shop::Shop;
+use crate::shop::{IN_FORCE, Shop};
 
 #[test]
 fn a_reused_address_does_not_inherit_the_rights_of_its_last_owner() {
@@ -46,4 +47,25 @@ fn connections_to_a_reused_address_reach_its_new_owner_as_such() {
     assert_eq!(heir.ips(), old);
     shop.serve("data/heir");
     shop.expect(&near, &[("shop/cart", Served), ("shop/web", Served), ("street/stranger", Served)]);
+}
+
+#[test]
+fn pods_that_come_and_go_leave_nothing_open_in_the_daemon() {
+    let Some(mut shop) = Shop::open() else { return };
+    let near = format!("{}:7000", shop.pod("shop/near").ip4());
+    let open = |shop: &Shop| {
+        let pid = shop.cluster.daemon("a").unwrap().process().unwrap().pid();
+        std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+    };
+    let mut counts = Vec::new();
+    for _ in 0..4 {
+        shop.cluster.add_pod(PodSpec::new("data/guest", "a")).unwrap();
+        shop.attempt("data/guest", &near).unwrap();
+        shop.cluster.remove_pod("data/guest").unwrap();
+        counts.push(open(&shop));
+    }
+    // The first guest may open what all later ones share.
+    let (second, last) = (counts[1], counts[3]);
+    wait_until("the count of open files to be as after the second guest", IN_FORCE, || open(&shop) <= second)
+        .unwrap_or_else(|error| panic!("{error:#}: {counts:?}, at last {last}"));
 }

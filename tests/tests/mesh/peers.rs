@@ -68,9 +68,9 @@ fn a_peer_without_a_good_certificate_gets_no_tunnel() {
                 Some("spiffe://elsewhere/ns/shop/sa/web"),
                 Validity::Current,
             )),
-            "wrong_peer",
+            "trust_domain_untrusted",
         ),
-        ("no name", Some(certificate(&shop, "nameless", None, Validity::Current)), "wrong_peer"),
+        ("no name", Some(certificate(&shop, "nameless", None, Validity::Current)), "certificate_invalid"),
     ];
     for (name, files, reason) in rows {
         let said = peer(&shop, "ask", files.as_ref(), &[&connect]);
@@ -145,9 +145,7 @@ fn garbage_silence_and_floods_end_without_harm() {
     let files = certificate(&shop, "flood", Some(WEB), Validity::Current);
     let authority = format!("{}:7000", shop.pod("shop/cart").ip4());
     let said = peer(&shop, "flood", Some(&files), &["--authority", &authority]);
-    assert!(
-        said[0].starts_with("held back after 2") || said[0].starts_with("cut off after"),
-        "{said:?}"
-    );
+    // The limit that the daemon announces, and the one stream that h2 lets wait for its turn.
+    assert!(["held back after 200", "held back after 201"].contains(&said[0].as_str()), "{said:?}");
     shop.attempt("shop/web", &authority).unwrap();
 }

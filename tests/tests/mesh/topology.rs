@@ -31,7 +31,7 @@ fn pods_reach_each_other_over_both_families_and_the_fabric_sees_it() {
         assert!(page.ends_with("a page of the cart"), "{page}");
         assert!(web.ips().iter().any(|ip| page.contains(&format!("X-Client: {ip}"))), "{page}");
     }
-    let packets = tcpdump.stop_after("a page of the cart").unwrap();
+    let packets = tcpdump.stop().unwrap();
     assert_eq!(packets.ports_dialed().unwrap(), [80].into());
     assert!(!packets.contain("a page of the till"));
 }
