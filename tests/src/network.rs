@@ -108,6 +108,8 @@ pub fn add_pod(
         Some(netns),
         &[
             "link set lo up".to_owned(),
+            // Made from the address: neighbours that knew its last owner find the new one at once.
+            format!("link set eth0 address 0a:58:0a:{:02x}:{node:02x}:{host:02x}", plan.number()),
             format!("addr add {}/24 dev eth0", plan.pod_ip4(node, host)),
             format!("addr add {}/64 dev eth0 nodad", plan.pod_ip6(node, host)),
             "link set eth0 up".to_owned(),

@@ -66,6 +66,8 @@ fn pods_that_come_and_go_leave_nothing_open_in_the_daemon() {
     }
     // The first guest may open what all later ones share.
     let (second, last) = (counts[1], counts[3]);
-    wait_until("the count of open files to be as after the second guest", IN_FORCE, || open(&shop) <= second)
-        .unwrap_or_else(|error| panic!("{error:#}: {counts:?}, at last {last}"));
+    wait_until("the count of open files to be as after the second guest", IN_FORCE, || {
+        open(&shop) <= second
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {counts:?}, at last {last}"));
 }

@@ -70,7 +70,11 @@ fn a_peer_without_a_good_certificate_gets_no_tunnel() {
             )),
             "trust_domain_untrusted",
         ),
-        ("no name", Some(certificate(&shop, "nameless", None, Validity::Current)), "certificate_invalid"),
+        (
+            "no name",
+            Some(certificate(&shop, "nameless", None, Validity::Current)),
+            "certificate_invalid",
+        ),
     ];
     for (name, files, reason) in rows {
         let said = peer(&shop, "ask", files.as_ref(), &[&connect]);
