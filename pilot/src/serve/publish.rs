@@ -132,6 +132,11 @@ impl Watched {
             // Reading and compiling keep a core busy, which must not be one that streams wait for.
             let reload = tokio::task::spawn_blocking(move || {
                 // Watched first: what is written while the folder is read is then told.
+                if touched.contains(self.folder.root()) {
+                    // The watcher drops its watch when the folder's name goes, and cannot tell whether that is the
+                    // folder it was put on or the one that came after.
+                    self.watched = None;
+                }
                 self.watch();
                 reloader.reload(&mut self.folder, &touched);
                 (self, reloader)
