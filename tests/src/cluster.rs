@@ -18,6 +18,7 @@ use crate::command::run;
 use crate::control::Control;
 use crate::daemon::{Daemon, DaemonConfig};
 use crate::description::{Dataplane, PodSpec};
+use crate::gate::make_folder;
 use crate::manifests;
 use crate::network;
 use crate::place::Place;
@@ -203,8 +204,7 @@ impl Cluster {
     fn build(&mut self) -> Result<()> {
         let plan = self.plan;
         for folder in ["bpffs", "in", "manifests", "logs"] {
-            let path = plan.dir().join(folder);
-            fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+            make_folder(&plan.dir().join(folder))?;
         }
         run("mount", ["-t", "bpf", "bpffs", &plan.dir().join("bpffs").display().to_string()])?;
         network::add_fabric(plan, &self.description.tcp)?;

@@ -5,9 +5,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+
+use crate::gate::step;
 
 /// Runs `program` and gives its standard output.
 ///
@@ -32,7 +34,9 @@ pub fn feed<A: AsRef<OsStr>>(
     let mut command = Command::new(program);
     command.args(arguments);
     let line = command_line(&command);
-    let output = output(command, input)?;
+    // To its end: such a command runs outside the cluster's cgroup, where no removal would stop it half-way.
+    let _step = step();
+    let output = finish(start(command)?, input).with_context(|| format!("running `{line}`"))?;
     ensure!(
         output.status.success(),
         "`{line}`: {}: {}",
@@ -46,16 +50,25 @@ pub fn feed<A: AsRef<OsStr>>(
 ///
 /// # Errors
 /// If it cannot be started.
-pub fn output(mut command: Command, input: &str) -> Result<Output> {
+pub fn output(command: Command, input: &str) -> Result<Output> {
     let line = command_line(&command);
-    let start = || format!("starting `{line}`");
+    let step = step();
+    let child = start(command)?;
+    drop(step);
+    finish(child, input).with_context(|| format!("running `{line}`"))
+}
+
+fn start(mut command: Command) -> Result<Child> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(start)?;
+    command.spawn().with_context(|| format!("starting `{}`", command_line(&command)))
+}
+
+fn finish(mut child: Child, input: &str) -> Result<Output> {
     let mut stdin = child.stdin.take().context("standard input was piped above")?;
     // A program that ends without reading its input closes the pipe: its exit status tells what happened.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
-    child.wait_with_output().with_context(start)
+    Ok(child.wait_with_output()?)
 }
 
 /// Runs lines of `ip` commands in one process, in a namespace if one is named.

@@ -5,12 +5,13 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use crate::binaries;
 use crate::command::run;
+use crate::gate::make_folder;
 use crate::place::Place;
 use crate::plan::Plan;
 use crate::process::Process;
@@ -98,9 +99,9 @@ impl Control {
     }
 }
 
-fn spawn(plan: Plan, place: &Place, folder: &std::path::Path) -> Result<Process> {
+fn spawn(plan: Plan, place: &Place, folder: &Path) -> Result<Process> {
     let (folder, data) = (folder.display().to_string(), data(plan).display().to_string());
-    fs::create_dir_all(&data)?;
+    make_folder(Path::new(&data))?;
     let listen_tls = format!("{}:{TLS_PORT}", plan.control_ip4());
     let listen_debug = format!("127.0.0.1:{DEBUG_PORT}");
     let san = plan.control_ip4().to_string();

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::command::text;
+use crate::gate::make_folder;
 use crate::place::Place;
 use crate::pod::Pod;
 use crate::process::Process;
@@ -54,7 +55,7 @@ impl Daemon {
     /// # Errors
     /// If it does not come up; its log is in the error.
     pub fn start(config: DaemonConfig, place: Place) -> Result<Daemon> {
-        fs::create_dir_all(config.state_dir.join("pods"))?;
+        make_folder(&config.state_dir.join("pods"))?;
         let mut daemon = Daemon { config, place, process: None };
         daemon.restart()?;
         Ok(daemon)

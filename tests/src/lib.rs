@@ -16,6 +16,7 @@ pub mod command;
 pub mod control;
 pub mod daemon;
 pub mod description;
+mod gate;
 pub mod load;
 pub mod manifests;
 pub mod network;

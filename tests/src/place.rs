@@ -13,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context as _, Result};
 
 use crate::command::{command_line, output};
+use crate::gate::{make_folder, step};
 use crate::plan::Plan;
 use crate::process::Process;
 use crate::teardown::cgroup_root;
@@ -40,7 +41,7 @@ impl Place {
     pub fn new(plan: Plan, part: &str, group: &str) -> Result<Place> {
         let netns = PathBuf::from(format!("/run/netns/{}", plan.netns(part)));
         let cgroup = cgroup_root()?.join(plan.cgroup_name()).join(group);
-        fs::create_dir_all(&cgroup).with_context(|| format!("making {}", cgroup.display()))?;
+        make_folder(&cgroup)?;
         let enter = plan.dir().join("in").join(part);
         // `nsenter` and not `ip netns exec`, which would hide the cgroup and BPF file systems behind a fresh `/sys`.
         // Each step becomes the next, so the program has the id of the process that was started.
@@ -91,6 +92,7 @@ impl Place {
         let log = self.logs.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log);
         let file = file.with_context(|| format!("opening {}", log.display()))?;
+        let _step = step();
         let mut command = self.command(words);
         command.envs(variables.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::binaries;
 use crate::command::text;
 use crate::description::PodSpec;
+use crate::gate::make_folder;
 use crate::load::Report;
 use crate::place::Place;
 use crate::plan::Plan;
@@ -263,7 +264,7 @@ impl Pod {
     /// If it cannot be made.
     pub fn folder(&self, name: &str) -> Result<PathBuf> {
         let folder = self.plan.dir().join("pods").join(self.netns()).join(name);
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        make_folder(&folder)?;
         Ok(folder)
     }
 }

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::command::{ip_batch, run};
+use crate::gate;
 use crate::plan::Plan;
 use crate::wait::{PATIENCE, wait_until};
 
@@ -44,7 +45,15 @@ pub fn forget(plan: Plan) {
 /// # Errors
 /// At the first part that stays.
 pub fn remove(plan: Plan) -> Result<()> {
+    // Not beside the thread that a signal has woken: this one would return, and end the process under it.
+    drop(gate::step());
+    let removed = remove_parts(plan);
+    // Last: a signal that comes meanwhile finds the cluster on the list, and does what is left.
     forget(plan);
+    removed
+}
+
+fn remove_parts(plan: Plan) -> Result<()> {
     let cgroup = cgroup_root()?.join(plan.cgroup_name());
     if cgroup.exists() {
         kill_cgroup(&cgroup)?;
@@ -102,6 +111,7 @@ fn watch_signals() -> Result<()> {
         runtime.block_on(async {
             tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
         });
+        gate::close();
         // `remove` takes each cluster off the list, whether or not it succeeds.
         while let Some(number) = first_live() {
             if let Err(error) = remove(Plan::new(number)) {
@@ -166,9 +176,14 @@ fn remove_cgroup(cgroup: &Path) -> Result<()> {
             remove_cgroup(&entry.path())?;
         }
     }
-    // A cgroup whose last process has just been reaped may still count it for a moment.
-    let removed =
-        wait_until("the cgroup to be removable", PATIENCE, || fs::remove_dir(cgroup).is_ok());
+    let removed = wait_until("the cgroup to be removable", PATIENCE, || {
+        if fs::remove_dir(cgroup).is_ok() {
+            return true;
+        }
+        // A process that was on its way in when the others were ended has come by now.
+        let _ = fs::write(cgroup.join("cgroup.kill"), "1");
+        false
+    });
     ensure!(removed.is_ok(), "{} stays", cgroup.display());
     Ok(())
 }
