@@ -124,6 +124,8 @@ impl Object {
     pub(super) fn load(pins: &Pins) -> Result<Self, CaptureError> {
         pins.create()?;
         let mut loader = EbpfLoader::new();
+        // The programs read no kernel structures, so the kernel's own BTF, 20 MB when parsed, is not needed.
+        loader.btf(None);
         for name in map::ALL {
             loader.map_pin_path(name, pins.map(name));
         }
