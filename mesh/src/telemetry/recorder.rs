@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 /// How often histograms are folded when nobody scrapes: their samples wait in memory until then.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Istio's buckets for the duration of a forwarded DNS query.
-const DNS_BUCKETS: &[f64] = &[0.0005, 0.001, 0.01, 0.1, 1.0, 5.0];
+const SECONDS_BUCKETS: &[f64] = &[0.0005, 0.001, 0.01, 0.1, 1.0, 5.0];
 
 /// Why metrics cannot be collected.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,7 @@ impl Metrics {
     /// [`MetricsError::Started`] if something else does.
     pub fn install() -> Result<Self, MetricsError> {
         let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), DNS_BUCKETS)
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS_BUCKETS)
             .map_err(|source| MetricsError::Buckets { source })?
             .build_recorder();
         let prometheus = recorder.handle();

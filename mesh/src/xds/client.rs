@@ -3,9 +3,13 @@
 //! In: the configuration. Out: the store as the server describes it, the status, `istio_xds_*`. What to say is decided
 //! by [`Session`], when to try again by [`Backoff`].
 
-use std::{convert::Infallible, sync::Arc, time::SystemTime};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
-use metrics::counter;
+use metrics::{counter, histogram};
 use prost::Message;
 use proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
@@ -132,7 +136,9 @@ fn handle(
     let bytes = response.encoded_len() as u64;
     counter!("istio_xds_message_total", "url" => url.clone()).increment(1);
     counter!("istio_xds_message_bytes_total", "url" => url.clone()).increment(bytes);
+    let began = Instant::now();
     let handled = session.response(response, |updates| store.apply(updates));
+    histogram!("aquifer_xds_apply_seconds", "url" => url.clone()).record(began.elapsed());
     let (accepted, removed) = (handled.accepted, handled.removed);
     if handled.rejected.is_empty() {
         tracing::debug!(url, accepted, removed, "xds response applied");
