@@ -2,18 +2,21 @@
 //!
 //! In: a rig, or a number of workloads. Out: rows like those of the loads, with bytes for values.
 
-use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use testbed::load::Report;
+use testbed::wait::{PATIENCE, wait_for};
 use testbed::{Cluster, Daemon, PodSpec, binaries};
 
 use crate::rig::Rig;
 use crate::sample::Row;
 
 const CONNECTIONS: u32 = 1000;
+/// Memory that has not shrunk for this long has settled.
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// Fresh daemons at rest, and the same with idle connections through both.
 pub(crate) fn at_rest_and_idle(rig: &mut Rig) -> Result<Vec<Row>> {
@@ -65,21 +68,53 @@ pub(crate) fn with_workloads(count: u32) -> Result<Vec<Row>> {
         .ambient("mesh")
         .pod(PodSpec::new("mesh/client", "a"))
         .manifest("many.yaml", &many(count))
+        .manifest("one.yaml", &pod(count, "first"))
         .start()?;
     let daemon = cluster.daemon("a")?;
     let dump = daemon.config_dump()?;
     let known = dump["workloads"].as_array().map_or(0, Vec::len);
     ensure!(known >= count as usize, "the daemon knows {known} workloads of {count}");
-    Ok(vec![row(&format!("{count} workloads"), resident_of(daemon)? / 1e6, "MB")])
+    let memory = row(&format!("{count} workloads"), resident_of(daemon)? / 1e6, "MB");
+    let applied = one_change(&cluster, count)?;
+    Ok(vec![memory, row(&format!("one changed among {count}"), applied * 1e6, "us")])
+}
+
+/// Seconds the daemon takes to decode one changed workload and to put it in force.
+fn one_change(cluster: &Cluster, count: u32) -> Result<f64> {
+    let daemon = cluster.daemon("a")?;
+    let url = "url=\"type.googleapis.com/istio.workload.Address\"";
+    let applied = || -> Result<(f64, f64)> {
+        let metric = |name| daemon.metric(name, &[url]);
+        Ok((metric("aquifer_xds_apply_seconds_sum")?, metric("aquifer_xds_apply_seconds_count")?))
+    };
+    let before = applied()?;
+    cluster.apply("one.yaml", &pod(count, "changed"))?;
+    let after = wait_for("the changed workload", PATIENCE, || {
+        let now = applied()?;
+        ensure!(now.1 > before.1, "nothing was applied yet");
+        Ok(now)
+    })?;
+    Ok((after.0 - before.0) / (after.1 - before.1))
 }
 
 fn resident(cluster: &Cluster) -> Result<[f64; 2]> {
     Ok([resident_of(cluster.daemon("a")?)?, resident_of(cluster.daemon("b")?)?])
 }
 
+/// What the daemon holds once its allocator has given back what was only needed for a moment: the least that is seen
+/// until nothing less is seen for a while.
 #[expect(clippy::cast_precision_loss, reason = "memory stays far below 2^52 bytes")]
 fn resident_of(daemon: &Daemon) -> Result<f64> {
-    Ok(daemon.process()?.usage()?.resident_bytes as f64)
+    let process = daemon.process()?;
+    let mut least = (u64::MAX, Instant::now());
+    wait_for("memory to settle", PATIENCE, || {
+        let resident = process.usage()?.resident_bytes;
+        if resident < least.0 {
+            least = (resident, Instant::now());
+        }
+        ensure!(least.1.elapsed() > SETTLED, "it still shrinks");
+        Ok(least.0 as f64)
+    })
 }
 
 fn row(load: &str, value: f64, unit: &str) -> Row {
@@ -93,11 +128,17 @@ fn many(count: u32) -> String {
         "---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: many\n  labels:\n    istio.io/dataplane-mode: ambient\n",
     );
     for at in 0..count {
-        let app = at / 10;
-        let (high, middle, low) = (at >> 16, (at >> 8) & 255, at & 255);
-        let _ = write!(
-            yaml,
-            "\
+        yaml.push_str(&pod(at, "first"));
+    }
+    yaml
+}
+
+/// One of many pods, in the given version.
+fn pod(at: u32, version: &str) -> String {
+    let app = at / 10;
+    let (high, middle, low) = (at >> 16, (at >> 8) & 255, at & 255);
+    format!(
+        "\
 ---
 apiVersion: v1
 kind: Pod
@@ -107,6 +148,7 @@ metadata:
   uid: 00000000-0000-4000-8001-{at:012x}
   labels:
     app: app-{app}
+    version: {version}
 spec:
   nodeName: node-z
   serviceAccountName: app-{app}
@@ -123,7 +165,5 @@ status:
   - type: Ready
     status: \"True\"
 "
-        );
-    }
-    yaml
+    )
 }

@@ -73,7 +73,8 @@ impl Rig {
         let (client, server) = (cluster.pod("plain/client")?, cluster.pod("plain/server")?);
         let _iperf3 = server.iperf3()?;
         let host = server.ip4().to_string();
-        let seconds = seconds.to_string();
+        // iperf3 takes whole seconds, and 0 for ever.
+        let seconds = seconds.ceil().max(1.0).to_string();
         let report = client.load(
             "bulk",
             &format!("{host}:7001"),
