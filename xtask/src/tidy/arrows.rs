@@ -110,9 +110,9 @@ fn modules(name: &str, sources: &[Source]) -> BTreeSet<Arrow> {
     let mut arrows = BTreeSet::new();
     for (user, source) in &of_crate {
         let code = source.text.lines().filter(|line| !line.trim_start().starts_with("//"));
-        for rest in code.flat_map(|line| line.split("crate::").skip(1)) {
-            let used = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next();
-            if let Some(used) = used.filter(|used| used != user && names.contains(used)) {
+        let code: String = code.flat_map(|line| [line, "\n"]).collect();
+        for used in code.split("crate::").skip(1).flat_map(roots) {
+            if used != *user && names.contains(used) {
                 arrows.insert((format!("{name}::{used}"), format!("{name}::{user}")));
             }
         }
@@ -120,9 +120,41 @@ fn modules(name: &str, sources: &[Source]) -> BTreeSet<Arrow> {
     arrows
 }
 
+/// What `crate::` is followed by: one name, or those that begin the entries of a group in braces.
+fn roots(rest: &str) -> Vec<&str> {
+    let word = |text: &'_ str| text.find(|c: char| !c.is_alphanumeric() && c != '_');
+    let Some(group) = rest.strip_prefix('{') else {
+        return vec![&rest[..word(rest).unwrap_or(rest.len())]];
+    };
+    let (mut depth, mut entry, mut found) = (0_usize, true, Vec::new());
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => entry = true,
+            _ if entry && !c.is_whitespace() => {
+                let name = &group[at..];
+                found.push(&name[..word(name).unwrap_or(name.len())]);
+                entry = false;
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_names_the_roots_of_its_entries() {
+        assert_eq!(roots("store::Store;"), ["store"]);
+        let group =
+            "{\n    hbone::{Abort, Ended},\n    identity::Spiffe,\n    policy,\n};\nuse std::io;";
+        assert_eq!(roots(group), ["hbone", "identity", "policy"]);
+    }
 
     const ARCHITECTURE: &str = "
 # Map
