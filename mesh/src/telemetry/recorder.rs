@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// How often histograms are folded when nobody scrapes: their samples wait in memory until then.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// Istio's buckets for the duration of a forwarded DNS query.
+/// Buckets of all durations: Istio's for forwarded DNS queries.
 const SECONDS_BUCKETS: &[f64] = &[0.0005, 0.001, 0.01, 0.1, 1.0, 5.0];
 
 /// Why metrics cannot be collected.
