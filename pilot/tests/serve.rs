@@ -292,6 +292,22 @@ async fn a_folder_with_errors_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_being_written_again_takes_nothing_away() {
+    let pilot = Pilot::start(&[("shop.yaml", SHOP), ("policy.yaml", POLICY)]);
+    let mut daemon = Daemon::connect(&pilot, &BTreeMap::new()).await;
+    assert_eq!(shown(&daemon.next().await), "Authorization +shop/web -");
+    daemon.next().await;
+    let policy = pilot.dir.path().join("mesh/policy.yaml");
+    fs::write(&policy, "").unwrap();
+    pilot.debug_has("/debug/config", "empty: remove the file if that is meant").await;
+    fs::write(&policy, POLICY.replace("[shop]", "[shop, data]")).unwrap();
+    // Had the empty file been served, the policy would have been removed first.
+    assert_eq!(shown(&daemon.next().await), "Authorization +shop/web -");
+    fs::write(&policy, POLICY).unwrap();
+    assert_eq!(shown(&daemon.next().await), "Authorization +shop/web -");
+}
+
+#[tokio::test]
 async fn a_folder_that_was_never_good_is_not_served_as_an_empty_one() {
     let pilot = Pilot::start(&[("shop.yaml", "a: [")]);
     let held = BTreeMap::from([(WEB.to_owned(), "1".to_owned())]);

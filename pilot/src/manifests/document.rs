@@ -76,27 +76,49 @@ struct HeaderMetadata {
 const DOCUMENTS_PER_THREAD: usize = 1000;
 
 /// Decodes everything in the text of one file, on several cores if it is large.
+///
+/// A file without a document is what a program leaves for a moment that truncates a file before it writes it: what
+/// stood there has not been withdrawn.
 pub(crate) fn read_file(
     file: &Arc<Path>,
     text: &str,
     problems: &mut Vec<Problem>,
 ) -> Vec<Resource> {
     let parts = lines::documents(text);
+    let mut resources = Vec::new();
+    if read_all_parts(file, &parts, problems, &mut resources) == 0 {
+        problems.push(Problem {
+            place: Place { file: Arc::clone(file), line: 1 },
+            severity: Severity::Error,
+            object: String::new(),
+            field: String::new(),
+            reason: "empty: remove the file if that is meant".to_owned(),
+        });
+    }
+    resources
+}
+
+/// Says how many documents there are.
+fn read_all_parts(
+    file: &Arc<Path>,
+    parts: &[Part<'_>],
+    problems: &mut Vec<Problem>,
+    resources: &mut Vec<Resource>,
+) -> usize {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let share = parts.len().div_ceil(threads).max(DOCUMENTS_PER_THREAD);
-    let mut resources = Vec::new();
     if parts.len() <= share {
-        read_parts(file, &parts, problems, &mut resources);
-        return resources;
+        return read_parts(file, parts, problems, resources);
     }
+    let mut documents = 0;
     thread::scope(|scope| {
         let workers: Vec<_> = parts
             .chunks(share)
             .map(|parts| {
                 scope.spawn(|| {
                     let (mut problems, mut resources) = (Vec::new(), Vec::new());
-                    read_parts(file, parts, &mut problems, &mut resources);
-                    (problems, resources)
+                    let documents = read_parts(file, parts, &mut problems, &mut resources);
+                    (problems, resources, documents)
                 })
             })
             .collect();
@@ -104,9 +126,10 @@ pub(crate) fn read_file(
             let read = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             problems.extend(read.0);
             resources.extend(read.1);
+            documents += read.2;
         }
     });
-    resources
+    documents
 }
 
 fn read_parts(
@@ -114,7 +137,8 @@ fn read_parts(
     parts: &[Part<'_>],
     problems: &mut Vec<Problem>,
     resources: &mut Vec<Resource>,
-) {
+) -> usize {
+    let mut documents = 0;
     for part in parts {
         let good = problems.len();
         let mut report = Report {
@@ -128,15 +152,19 @@ fn read_parts(
         let read = plain_kind(part.text)
             .and_then(|kind| read_kind(kind, Source::Text(part.text), &mut report));
         match read {
-            Some(resource) if report.problems.len() == good => resources.push(resource),
+            Some(resource) if report.problems.len() == good => {
+                documents += 1;
+                resources.push(resource);
+            }
             // Whatever is wrong is said by the careful way, which knows the object's name from the start.
             Some(_) | None => {
                 report.problems.truncate(good);
                 report.object.clear();
-                read_document(Source::Text(part.text), report, resources);
+                documents += usize::from(read_document(Source::Text(part.text), report, resources));
             }
         }
     }
+    documents
 }
 
 /// The kind of a document that says so plainly: nearly all do, and need not be parsed twice.
@@ -163,13 +191,27 @@ impl Source<'_> {
     }
 }
 
-fn read_document(source: Source<'_>, mut report: Report<'_>, resources: &mut Vec<Resource>) {
-    let header = match source.header() {
-        Ok(Some(header)) => header,
+/// Says whether there is a document at all.
+fn read_document(
+    source: Source<'_>,
+    mut report: Report<'_>,
+    resources: &mut Vec<Resource>,
+) -> bool {
+    match source.header() {
+        Ok(Some(header)) => read_headed(header, source, report, resources),
         // Nothing between two markers but comments.
-        Ok(None) => return,
-        Err(error) => return decode_error(&mut report, "", &error),
-    };
+        Ok(None) => return false,
+        Err(error) => decode_error(&mut report, "", &error),
+    }
+    true
+}
+
+fn read_headed(
+    header: Header,
+    source: Source<'_>,
+    mut report: Report<'_>,
+    resources: &mut Vec<Resource>,
+) {
     let kind = header.kind.unwrap_or_default();
     let HeaderMetadata { namespace, name } =
         header.metadata.unwrap_or(HeaderMetadata { namespace: None, name: None });

@@ -64,6 +64,15 @@ spec:
 }
 
 #[test]
+fn a_file_without_a_document_is_refused() {
+    for text in ["", "\n", "# a comment\n", "---\n", "---\n# a comment\n---\n", "null\n"] {
+        assert_eq!(problems(text), ["f.yaml:1: error: empty: remove the file if that is meant"]);
+    }
+    let marked = format!("---\n# a comment\n---\n{NAMESPACE}---\n").replace("NAME", "a");
+    assert_eq!(problems(&marked), [""; 0]);
+}
+
+#[test]
 fn a_list_is_taken_apart() {
     let text = "\
 apiVersion: v1
