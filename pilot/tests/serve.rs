@@ -321,6 +321,23 @@ async fn a_folder_that_was_never_good_is_not_served_as_an_empty_one() {
 }
 
 #[tokio::test]
+async fn a_folder_without_manifests_is_not_served_as_an_empty_mesh() {
+    let pilot = Pilot::start(&[("notes.txt", "")]);
+    let config = pilot.debug_has("/debug/config", "holds no manifests\"").await;
+    assert!(config.contains("\"published\": null"), "{config}");
+    assert!(pilot.debug("/ready").await.starts_with("HTTP/1.1 503"));
+    let mut daemon = Daemon::connect(&pilot, &BTreeMap::new()).await;
+    pilot.write("shop.yaml", SHOP);
+    assert_eq!(shown(&daemon.next().await), "Authorization + -");
+    assert_eq!(shown(&daemon.next().await), format!("Address +{CART},{WEB} -"));
+    pilot.remove("shop.yaml");
+    pilot.debug_has("/debug/config", "holds no manifests\"").await;
+    pilot.write("shop.yaml", &SHOP.replace("10.0.0.1", "10.0.0.9"));
+    // Had the empty folder been served, both would have been removed first.
+    assert_eq!(shown(&daemon.next().await), format!("Address +{WEB} -"));
+}
+
+#[tokio::test]
 async fn a_daemon_that_returns_gets_what_changed_also_from_another_pilot() {
     let mut pilot = Pilot::start(&[("shop.yaml", SHOP)]);
     let mut daemon = Daemon::connect(&pilot, &BTreeMap::new()).await;

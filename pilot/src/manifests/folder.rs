@@ -37,7 +37,7 @@ struct Stamp {
     modified: (i64, i64),
 }
 
-/// Why a folder cannot be read at all.
+/// Why a folder says nothing about the mesh.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// It is not there, or not ours to read.
@@ -47,6 +47,12 @@ pub enum FolderError {
         folder: PathBuf,
         /// The system's reason.
         source: io::Error,
+    },
+    /// A volume that is not mounted looks so, and a wrong path: an empty mesh is never meant.
+    #[error("the folder {folder} holds no manifests")]
+    Empty {
+        /// Its path.
+        folder: PathBuf,
     },
 }
 
@@ -65,11 +71,14 @@ impl Folder {
     /// Says whether anything was read or forgotten.
     ///
     /// # Errors
-    /// [`FolderError`] if the folder itself cannot be read; what was known stays known.
+    /// [`FolderError`] if the folder itself cannot be read or has no manifest; what was known stays known.
     pub fn refresh(&mut self, touched: &HashSet<PathBuf>) -> Result<bool, FolderError> {
         let mut walk = Walk::default();
         walk.folder(&self.root, &mut Vec::new())
             .map_err(|source| FolderError::Read { folder: self.root.clone(), source })?;
+        if walk.files.is_empty() {
+            return Err(FolderError::Empty { folder: self.root.clone() });
+        }
         let unchanged = |path: &PathBuf, stamp: &Stamp| {
             !touched.contains(path) && self.files.get(path).is_some_and(|file| file.stamp == *stamp)
         };

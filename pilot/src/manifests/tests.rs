@@ -272,6 +272,11 @@ fn a_folder_is_read_again_where_it_changed() {
     assert_eq!(names(&mut folder), ["aa"]);
     // The same size at the same instant: only the event tells.
     assert!(folder.refresh(&HashSet::from([dir.path().join("a.yaml")])).unwrap());
+    fs::remove_file(dir.path().join("a.yaml")).unwrap();
+    let error = folder.refresh(&HashSet::new()).unwrap_err();
+    let expected = format!("the folder {} holds no manifests", dir.path().display());
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(folder.load().0.namespaces.len(), 1, "what was known stays known");
     fs::remove_dir_all(dir.path()).unwrap();
     let error = folder.refresh(&HashSet::new()).unwrap_err();
     assert!(error.to_string().starts_with("reading the folder /"), "{error}");

@@ -209,8 +209,9 @@ impl Reloader {
                 }
             }
             Err(error) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                let reason = format!("{error}: {}", source.unwrap_or_default());
+                let source = std::error::Error::source(&error);
+                let source = source.map_or(String::new(), |source| format!(": {source}"));
+                let reason = format!("{error}{source}");
                 if before.unreadable.as_ref() != Some(&reason) {
                     error!(reason, "the last good state stays");
                 }
