@@ -23,7 +23,8 @@ pub struct Folder {
 
 #[derive(Debug)]
 struct File {
-    stamp: Stamp,
+    /// Nothing if it could not even be looked at.
+    stamp: Option<Stamp>,
     resources: Vec<Resource>,
     problems: Vec<Problem>,
 }
@@ -76,19 +77,26 @@ impl Folder {
         let mut walk = Walk::default();
         walk.folder(&self.root, &mut Vec::new())
             .map_err(|source| FolderError::Read { folder: self.root.clone(), source })?;
-        if walk.files.is_empty() {
+        if walk.files.is_empty() && walk.failed.is_empty() {
             return Err(FolderError::Empty { folder: self.root.clone() });
         }
         let unchanged = |path: &PathBuf, stamp: &Stamp| {
-            !touched.contains(path) && self.files.get(path).is_some_and(|file| file.stamp == *stamp)
+            !touched.contains(path)
+                && self.files.get(path).is_some_and(|file| file.stamp == Some(*stamp))
         };
         let stale: Vec<_> =
             walk.files.iter().filter(|(path, stamp)| !unchanged(path, stamp)).cloned().collect();
         let before = self.files.len();
-        let present: HashSet<_> = walk.files.iter().map(|(path, _)| path).collect();
+        let present = walk.files.iter().map(|(path, _)| path);
+        let present: HashSet<_> = present.chain(walk.failed.iter().map(|(path, _)| path)).collect();
         self.files.retain(|path, _| present.contains(path));
-        let changed = !stale.is_empty() || self.files.len() != before;
+        let mut changed = !stale.is_empty() || self.files.len() != before;
         for (path, file) in read_all(&stale) {
+            self.files.insert(path, file);
+        }
+        for (path, error) in walk.failed {
+            let file = File::failed(&path, None, 1, format!("cannot be read: {error}"));
+            changed |= self.files.get(&path).is_none_or(|known| known.problems != file.problems);
             self.files.insert(path, file);
         }
         Ok(changed)
@@ -109,6 +117,8 @@ impl Folder {
 #[derive(Default)]
 struct Walk {
     files: Vec<(PathBuf, Stamp)>,
+    /// What is there and cannot be looked at: a manifest, or a folder of them.
+    failed: Vec<(PathBuf, io::Error)>,
 }
 
 impl Walk {
@@ -128,8 +138,16 @@ impl Walk {
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
-            // A file may vanish while its folder is read, and a link may lead nowhere: neither is there.
-            let Ok(metadata) = fs::metadata(&path) else { continue };
+            let metadata = match fs::metadata(&path) {
+                Ok(metadata) => metadata,
+                // A file may vanish while its folder is read. A link that leads nowhere is there: what it led to was
+                // not withdrawn by whoever left the link.
+                Err(_) if vanished(&path) => continue,
+                Err(error) => {
+                    self.failed.push((path, error));
+                    continue;
+                }
+            };
             let yaml = path.extension().is_some_and(|kind| kind == "yaml" || kind == "yml");
             if metadata.is_dir() {
                 self.folder(&path, above)?;
@@ -145,6 +163,19 @@ impl Walk {
         }
         above.pop();
         Ok(())
+    }
+}
+
+fn vanished(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+impl File {
+    fn failed(path: &Path, stamp: Option<Stamp>, line: usize, reason: String) -> Self {
+        let place = Place { file: path.into(), line };
+        let (object, field) = (String::new(), String::new());
+        let problem = Problem { place, severity: Severity::Error, object, field, reason };
+        Self { stamp, resources: Vec::new(), problems: vec![problem] }
     }
 }
 
@@ -172,13 +203,7 @@ fn read_all(stale: &[(PathBuf, Stamp)]) -> Vec<(PathBuf, File)> {
 
 /// Reads one file; `None` if it vanished.
 fn read_file(path: &Path, stamp: Stamp) -> Option<File> {
-    let name: Arc<Path> = path.into();
-    let failed = |line: usize, reason: String| {
-        let place = Place { file: Arc::clone(&name), line };
-        let (object, field) = (String::new(), String::new());
-        let problem = Problem { place, severity: Severity::Error, object, field, reason };
-        Some(File { stamp, resources: Vec::new(), problems: vec![problem] })
-    };
+    let failed = |line, reason| Some(File::failed(path, Some(stamp), line, reason));
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -193,6 +218,6 @@ fn read_file(path: &Path, stamp: Stamp) -> Option<File> {
         }
     };
     let mut problems = Vec::new();
-    let resources = document::read_file(&name, text, &mut problems);
-    Some(File { stamp, resources, problems })
+    let resources = document::read_file(&Arc::from(path), text, &mut problems);
+    Some(File { stamp: Some(stamp), resources, problems })
 }

@@ -303,6 +303,34 @@ fn a_mounted_config_map_is_read_through_its_links_once() {
 }
 
 #[test]
+fn a_link_that_leads_nowhere_is_no_withdrawal() {
+    let dir = tempfile::tempdir().unwrap();
+    let real = dir.path().join("real");
+    let write = || fs::write(&real, NAMESPACE.replace("NAME", "a")).unwrap();
+    write();
+    symlink(&real, dir.path().join("a.yaml")).unwrap();
+    symlink("loop", dir.path().join("loop")).unwrap();
+    let mut folder = Folder::new(dir.path());
+    let mut look = || {
+        let changed = folder.refresh(&HashSet::new()).unwrap();
+        let all = folder.load().1.into_iter();
+        let all = all.map(|problem| problem.to_string());
+        (changed, all.map(|text| text.rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>())
+    };
+    let endless =
+        "loop:1: error: cannot be read: Too many levels of symbolic links (os error 40)".to_owned();
+    assert_eq!(look(), (true, vec![endless.clone()]));
+    assert_eq!(look(), (false, vec![endless]));
+    fs::remove_file(dir.path().join("loop")).unwrap();
+    fs::remove_file(&real).unwrap();
+    let nowhere =
+        "a.yaml:1: error: cannot be read: No such file or directory (os error 2)".to_owned();
+    assert_eq!(look(), (true, vec![nowhere]));
+    write();
+    assert_eq!(names(&mut folder), ["a"]);
+}
+
+#[test]
 fn bytes_that_are_no_text_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.yaml"), b"a: 1\nb: \xff\n").unwrap();
