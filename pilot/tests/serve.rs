@@ -123,6 +123,19 @@ impl Pilot {
         fs::remove_file(self.dir.path().join("mesh").join(name)).unwrap();
     }
 
+    /// Processor time used, in hundredths of a second.
+    fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        let (_, after_name) = stat.rsplit_once(')').unwrap();
+        // proc_pid_stat(5): utime and stime are fields 14 and 15, and the name is field 2.
+        after_name
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().unwrap())
+            .sum()
+    }
+
     fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
@@ -199,8 +212,17 @@ impl Daemon {
         token: Option<&str>,
         held: &BTreeMap<String, String>,
     ) -> Result<Self, Status> {
+        Self::subscribe(channel, token, held, &[ADDRESS_TYPE, AUTHORIZATION_TYPE]).await
+    }
+
+    async fn subscribe(
+        channel: Channel,
+        token: Option<&str>,
+        held: &BTreeMap<String, String>,
+        types: &[&str],
+    ) -> Result<Self, Status> {
         let (requests, outgoing) = mpsc::channel(16);
-        for type_url in [ADDRESS_TYPE, AUTHORIZATION_TYPE] {
+        for &type_url in types {
             let of_type = held.iter().filter(|_| type_url == ADDRESS_TYPE);
             let first = DeltaDiscoveryRequest {
                 type_url: type_url.into(),
@@ -318,6 +340,26 @@ async fn a_folder_that_was_never_good_is_not_served_as_an_empty_one() {
     assert_eq!(shown(&daemon.next().await), "Authorization + -");
     assert_eq!(shown(&daemon.next().await), format!("Address +{CART},{WEB} -"));
     assert!(pilot.debug("/ready").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_stream_that_nothing_can_be_sent_on_costs_nothing() {
+    let pilot = Pilot::start(&[("shop.yaml", "a: [")]);
+    pilot.debug_has("/debug/syncz", "\"errors\": 1").await;
+    let channel = Channel::from_shared(format!("http://{}", pilot.addresses["plain"])).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let held = BTreeMap::new();
+    let mut daemon =
+        Daemon::subscribe(channel, None, &held, &[ADDRESS_TYPE]).await.expect("a stream");
+    pilot.debug_has("/debug/syncz", "\"connectedSince\"").await;
+    // Longer than the wait for the other subscription.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let before = pilot.ticks();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let used = pilot.ticks() - before;
+    assert!(used < 20, "{used} hundredths of a second of 50");
+    pilot.write("shop.yaml", SHOP);
+    assert_eq!(shown(&daemon.next().await), format!("Address +{CART},{WEB} -"));
 }
 
 #[tokio::test]

@@ -114,7 +114,8 @@ impl Discovery {
                 }
             }
             let timeout = async {
-                match session.poll_timeout() {
+                // Without a state there is nothing to hold back, and a moment that has passed would come at once again.
+                match current.as_ref().and_then(|_| session.poll_timeout()) {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
                     None => std::future::pending().await,
                 }
