@@ -9,6 +9,7 @@ mod authorization;
 mod peer_authentication;
 mod selector;
 mod service;
+mod waypoint;
 mod workload;
 
 use std::{
@@ -161,13 +162,15 @@ impl NodeIdentities {
 pub fn compile(manifests: &Manifests, config: &MeshConfig) -> Compiled {
     let policies = authorization::Policies::of(&manifests.authorization_policies, config);
     let modes = peer_authentication::Modes::of(&manifests.peer_authentications, config);
-    let services = service::Services::of(manifests, config);
+    let waypoints = waypoint::Waypoints::of(manifests, config);
+    let services = service::Services::of(manifests, config, &waypoints);
     let workloads = workload::Workloads {
         manifests,
         config,
         policies: &policies,
         modes: &modes,
         services: &services,
+        waypoints: &waypoints,
     };
 
     let mut addresses = Resources::new();

@@ -7,7 +7,7 @@ use proto::workload::{
     load_balancing::{HealthPolicy, Mode, Scope},
 };
 
-use super::{MeshConfig, application_protocol, selector::Selectors};
+use super::{MeshConfig, application_protocol, selector::Selectors, waypoint::Waypoints};
 use crate::manifests::{
     EndpointSlice, Labels, Manifests, Object, Pod, Service, ServiceKind, SlicePort, TargetPort,
 };
@@ -22,6 +22,7 @@ type Slice<'a> = (&'a Object<Service>, &'a EndpointSlice);
 /// The Services of a folder, ready to be asked.
 pub(crate) struct Services<'a> {
     config: &'a MeshConfig,
+    waypoints: &'a Waypoints<'a>,
     all: Vec<&'a Object<Service>>,
     by_name: HashMap<Name<'a>, &'a Object<Service>>,
     selectors: Selectors<'a, &'a Object<Service>>,
@@ -32,7 +33,11 @@ pub(crate) struct Services<'a> {
 }
 
 impl<'a> Services<'a> {
-    pub(crate) fn of(manifests: &'a Manifests, config: &'a MeshConfig) -> Self {
+    pub(crate) fn of(
+        manifests: &'a Manifests,
+        config: &'a MeshConfig,
+        waypoints: &'a Waypoints<'a>,
+    ) -> Self {
         let services = manifests.services.iter().map(Arc::as_ref);
         let all: Vec<_> =
             services.filter(|service| service.spec.kind == ServiceKind::Cluster).collect();
@@ -55,7 +60,8 @@ impl<'a> Services<'a> {
             let value = namespace.spec.annotations.get(TRAFFIC_DISTRIBUTION)?;
             Some((&*namespace.meta.name, value.as_str()))
         });
-        Self { config, all, by_name, selectors, by_pod, distribution: distribution.collect() }
+        let distribution = distribution.collect();
+        Self { config, waypoints, all, by_name, selectors, by_pod, distribution }
     }
 
     /// The messages, in no order.
@@ -115,6 +121,7 @@ impl<'a> Services<'a> {
             hostname: self.hostname(service),
             addresses: addresses.collect(),
             ports: ports.collect(),
+            waypoint: self.waypoints.of_service(&service.meta, spec),
             load_balancing: self.load_balancing(service),
             ip_families: ip_families(spec).into(),
             canonical: true,

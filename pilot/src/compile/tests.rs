@@ -5,7 +5,10 @@ use std::{path::Path, sync::Arc};
 use prost::Message;
 use proto::{
     security::{Authorization, Match, StringMatch, string_match::MatchType},
-    workload::{Address, TunnelProtocol, Workload, WorkloadStatus, address::Type},
+    workload::{
+        Address, TunnelProtocol, Workload, WorkloadStatus, address::Type,
+        gateway_address::Destination,
+    },
 };
 
 use super::{Compiled, MeshConfig, compile};
@@ -158,6 +161,62 @@ ports: [{name: a, port: 8080}]";
     let workload = workload(&compiled(&format!("{}{service}", pod("")))).unwrap();
     let ports = &workload.services["shop/web.shop.svc.cluster.local"].ports;
     assert_eq!((ports[0].service_port, ports[0].target_port), (80, 8080));
+}
+
+/// The waypoint of Service `web` and of its pod, as `<namespace>/<hostname>:<port>`, with these labels.
+fn waypoints(namespace: &str, service: &str, pod_labels: &str) -> [String; 2] {
+    let pod = pod(&format!("metadata: {{name: web, namespace: shop, labels: {{{pod_labels}}}}}"));
+    let compiled = compiled(&format!(
+        "
+apiVersion: v1
+kind: Namespace
+metadata: {{name: shop, labels: {{{namespace}}}}}
+---{pod}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: shop, labels: {{{service}}}}}
+spec: {{clusterIP: 10.1.0.1, ports: [{{port: 80}}]}}"
+    ));
+    let resource = &compiled.addresses["shop/web.shop.svc.cluster.local"];
+    let of_service = match Address::decode(resource.encoded.as_slice()).unwrap().r#type.unwrap() {
+        Type::Service(service) => service.waypoint,
+        Type::Workload(workload) => panic!("{workload:?}"),
+    };
+    [of_service, workload(&compiled).unwrap().waypoint].map(|waypoint| {
+        let Some(waypoint) = waypoint else { return String::new() };
+        let Some(Destination::Hostname(host)) = waypoint.destination else { panic!("no host") };
+        format!("{}/{}:{}", host.namespace, host.hostname, waypoint.hbone_mtls_port)
+    })
+}
+
+#[test]
+fn what_asks_for_a_waypoint_refers_to_it_whether_it_is_there_or_not() {
+    const WP: &str = "istio.io/use-waypoint: wp";
+    const NONE: &str = "istio.io/use-waypoint: none";
+    const ELSEWHERE: &str = "istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: infra";
+    const CLASS: &str = "gateway.networking.k8s.io/gateway-class-name";
+    const NAME: &str = "gateway.networking.k8s.io/gateway-name: x";
+    let (ours, theirs) =
+        ("shop/wp.shop.svc.cluster.local:15008", "infra/wp.infra.svc.cluster.local:15008");
+    for (namespace, service, pod, expected) in [
+        ("", "", "", ["", ""]),
+        ("", WP, "", [ours, ""]),
+        (WP, "", "", [ours, ""]),
+        (ELSEWHERE, "", "", [theirs, ""]),
+        (WP, ELSEWHERE, "", [theirs, ""]),
+        (WP, NONE, "", ["", ""]),
+        (NONE, WP, "", [ours, ""]),
+        ("istio.io/use-waypoint-namespace: infra", WP, "", [ours, ""]),
+        ("", "", WP, ["", ours]),
+        (WP, "", NONE, [ours, ""]),
+        (WP, NAME, "", ["", ""]),
+        (WP, "istio.io/waypoint-for: all", "", ["", ""]),
+        (WP, &format!("{NAME}, {CLASS}: istio-waypoint, {WP}"), "", ["", ""]),
+        (WP, &format!("{NAME}, {CLASS}: istio"), "", [ours, ""]),
+    ] {
+        assert_eq!(waypoints(namespace, service, pod), expected, "{namespace}|{service}|{pod}");
+    }
 }
 
 #[test]

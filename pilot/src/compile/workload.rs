@@ -11,6 +11,7 @@ use super::{
     authorization::Policies,
     peer_authentication::Modes,
     service::{Services, dataplane_mode, slice_ports},
+    waypoint::Waypoints,
 };
 use crate::manifests::{EndpointSlice, Labels, Manifests, Meta, Object, Pod, PodState};
 
@@ -21,6 +22,7 @@ pub(crate) struct Workloads<'a> {
     pub policies: &'a Policies<'a>,
     pub modes: &'a Modes<'a>,
     pub services: &'a Services<'a>,
+    pub waypoints: &'a Waypoints<'a>,
 }
 
 impl Workloads<'_> {
@@ -74,6 +76,7 @@ impl Workloads<'_> {
             network: self.config.network.clone(),
             tunnel_protocol: tunnel.into(),
             trust_domain: self.trust_domain(),
+            waypoint: self.waypoints.of_pod(&spec.waypoint),
             service_account: spec.service_account.to_string(),
             node: spec.node.to_string(),
             canonical_name: canonical_name.unwrap_or_else(|| meta.name.to_string()),

@@ -10,7 +10,11 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 
-use super::{Labels, document::Report};
+use super::{
+    Labels, UseWaypoint,
+    document::{DEFAULT_NAMESPACE, Report},
+    use_waypoint::use_waypoint,
+};
 
 /// What a Namespace says.
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub struct Namespace {
     pub labels: Labels,
     /// Its annotations.
     pub annotations: Labels,
+    /// The waypoint of its Services.
+    pub waypoint: UseWaypoint,
 }
 
 /// What a Node says.
@@ -47,6 +53,8 @@ pub struct Pod {
     pub state: PodState,
     /// Its containers' ports that have a name.
     pub named_ports: Vec<(Box<str>, u16)>,
+    /// The waypoint of its own addresses.
+    pub waypoint: UseWaypoint,
 }
 
 /// Whether a Pod can take traffic.
@@ -81,6 +89,8 @@ pub struct Service {
     pub traffic_distribution: Option<String>,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// The waypoint of its addresses.
+    pub waypoint: UseWaypoint,
 }
 
 /// What kind of Service it is.
@@ -149,9 +159,11 @@ pub struct SlicePort {
     pub tcp: bool,
 }
 
-pub(crate) fn namespace(raw: v1::Namespace) -> Namespace {
+pub(crate) fn namespace(raw: v1::Namespace, report: &mut Report<'_>) -> Namespace {
     let annotations = istio_annotations(&raw.metadata);
-    Namespace { labels: raw.metadata.labels.unwrap_or_default(), annotations }
+    let name = raw.metadata.name.as_deref().unwrap_or_default();
+    let waypoint = use_waypoint(&raw.metadata, name, "its services", report);
+    Namespace { labels: raw.metadata.labels.unwrap_or_default(), annotations, waypoint }
 }
 
 pub(crate) fn node(raw: v1::Node) -> Node {
@@ -167,6 +179,7 @@ pub(crate) fn pod(raw: v1::Pod, report: &mut Report<'_>) -> Option<Pod> {
     let terminating = raw.metadata.deletion_timestamp.is_some();
     let state = pod_state(&status, terminating);
     let annotations = istio_annotations(&raw.metadata);
+    let waypoint = use_waypoint(&raw.metadata, namespace_of(&raw.metadata), "it", report);
     let mut named_ports = Vec::new();
     for (c, container) in spec.containers.iter().enumerate() {
         for (p, port) in container.ports.iter().flatten().enumerate() {
@@ -186,6 +199,7 @@ pub(crate) fn pod(raw: v1::Pod, report: &mut Report<'_>) -> Option<Pod> {
         host_network: spec.host_network.unwrap_or_default(),
         state,
         named_ports,
+        waypoint,
     })
 }
 
@@ -244,6 +258,7 @@ pub(crate) fn service(raw: v1::Service, report: &mut Report<'_>) -> Option<Servi
     if raw_ports.is_empty() && kind == ServiceKind::Cluster && !headless {
         report.error("spec.ports", "a service with an address needs at least one port");
     }
+    let waypoint = use_waypoint(&raw.metadata, namespace_of(&raw.metadata), "it", report);
     Some(Service {
         annotations,
         kind,
@@ -254,6 +269,7 @@ pub(crate) fn service(raw: v1::Service, report: &mut Report<'_>) -> Option<Servi
         node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         traffic_distribution: spec.traffic_distribution,
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
+        waypoint,
     })
 }
 
@@ -368,7 +384,7 @@ pub(crate) fn endpoint_slice(
                 report.error(&field, format!("{ip} is not of type {}", raw.address_type));
             }
         }
-        let namespace = raw.metadata.namespace.as_deref().unwrap_or("default");
+        let namespace = namespace_of(&raw.metadata);
         let pod =
             endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
         let pod = pod.and_then(|target| {
@@ -409,6 +425,10 @@ fn address(text: &str, field: &str, report: &mut Report<'_>) -> Option<IpAddr> {
         report.error(field, format!("`{text}` is no IP address"));
     }
     ip
+}
+
+fn namespace_of(metadata: &ObjectMeta) -> &str {
+    metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)
 }
 
 /// Other annotations can be long, and nothing here reads them.

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// The namespace of an object that names none, as for `kubectl apply`.
-const DEFAULT_NAMESPACE: &str = "default";
+pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 
 /// What the other modules say about one object: collects problems with its file, line and name.
 pub(crate) struct Report<'a> {
@@ -264,7 +264,7 @@ fn read_kind(kind: Kind, source: Source<'_>, report: &mut Report<'_>) -> Option<
         Kind::Namespace => {
             let raw: v1::Namespace = decode(source, report)?;
             let meta = cluster_meta("Namespace", &raw.metadata, report)?;
-            Some(Resource::Namespace(object(meta, core::namespace(raw))))
+            Some(Resource::Namespace(object(meta, core::namespace(raw, report))))
         }
         Kind::Node => {
             let raw: v1::Node = decode(source, report)?;

@@ -13,6 +13,7 @@ mod lines;
 mod problem;
 mod security;
 mod security_check;
+mod use_waypoint;
 
 pub use across::Manifests;
 pub use core::{
@@ -28,6 +29,8 @@ pub use security::{
     Action, AuthorizationPolicy, Condition, From, Mtls, MtlsMode, Operation, PeerAuthentication,
     PortKey, Provider, Rule, Selector, Source, TargetRef, To, Values,
 };
+
+pub use use_waypoint::UseWaypoint;
 
 use std::{collections::BTreeMap, sync::Arc};
 

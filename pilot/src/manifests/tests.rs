@@ -158,6 +158,27 @@ fn a_service_is_refused_for_its_ports_and_addresses() {
 }
 
 #[test]
+fn whoever_asks_for_a_waypoint_is_told_that_none_runs() {
+    let labelled = |labels: &str| {
+        problems(&format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  labels: {{{labels}}}\n"
+        ))
+    };
+    assert_eq!(
+        labelled("istio.io/use-waypoint: wp"),
+        [
+            "f.yaml:5: warning: Namespace shop: metadata.labels: istio.io/use-waypoint: this version runs no \
+             waypoints: traffic to its services is refused unless shop/wp is there as pods and a service"
+        ]
+    );
+    assert_eq!(labelled("istio.io/use-waypoint: none"), [""; 0]);
+    assert_eq!(
+        labelled("istio.io/use-waypoint: ''")[0],
+        "f.yaml:5: error: Namespace shop: metadata.labels: istio.io/use-waypoint: `` is no DNS name"
+    );
+}
+
+#[test]
 fn a_policy_is_refused_for_what_means_nothing() {
     let policy = |spec: &str| {
         let head =
