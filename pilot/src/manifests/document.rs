@@ -22,12 +22,12 @@ pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 /// What the other modules say about one object: collects problems with its file, line and name.
 pub(crate) struct Report<'a> {
     file: &'a Arc<Path>,
-    /// Lines of the file before the document.
+    /// Lines of the file before the text.
     before: usize,
-    /// The document's text, to find the lines of fields in.
+    /// The text of the document or of the List's item, to find the lines of fields in.
     text: &'a str,
     /// What comes before the path of a field: an item of a List has one.
-    prefix: String,
+    prefix: &'static str,
     object: String,
     problems: &'a mut Vec<Problem>,
 }
@@ -145,7 +145,7 @@ fn read_parts(
             file,
             before: part.before,
             text: part.text,
-            prefix: String::new(),
+            prefix: "",
             object: String::new(),
             problems,
         };
@@ -243,19 +243,26 @@ fn read_headed(
     }
 }
 
-fn read_list(items: Vec<Value>, mut report: Report<'_>, resources: &mut Vec<Resource>) {
-    for (index, item) in items.into_iter().enumerate() {
+fn read_list(items: Vec<Value>, report: Report<'_>, resources: &mut Vec<Resource>) {
+    let path = format!("{}items", report.prefix);
+    let mut parts = lines::items(report.text, &path);
+    if parts.len() != items.len() {
+        // In flow style, as in JSON, every item is said to stand where the sequence begins.
+        let before = lines::line_of(report.text, &path);
+        parts = items.iter().map(|_| Part { before, text: "" }).collect();
+    }
+    for (item, part) in items.into_iter().zip(parts) {
         let report = Report {
             file: report.file,
-            before: report.before,
-            text: report.text,
-            prefix: format!("{}items[{index}].", report.prefix),
+            before: report.before + part.before,
+            text: part.text,
+            // The item is the only one of its text.
+            prefix: "[0].",
             object: String::new(),
             problems: &mut *report.problems,
         };
         read_document(Source::Item(item), report, resources);
     }
-    report.prefix.clear();
 }
 
 fn read_kind(kind: Kind, source: Source<'_>, report: &mut Report<'_>) -> Option<Resource> {

@@ -1,14 +1,14 @@
 //! Finds where things stand in a YAML text, which the parser does not always tell.
 //!
-//! In: the text of a file or a document. Out: its documents with their first lines, or the line of a field. Reads the
-//! indentation only: a field in flow style (`{a: 1}`) is given the line on which its block begins.
+//! In: the text of a file or a document. Out: its documents or items with their first lines, or the line of a field.
+//! Reads the indentation only: a field in flow style (`{a: 1}`) is given the line on which its block begins.
 
-/// One YAML document of a file.
+/// One YAML document of a file, or one item of a sequence.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Part<'a> {
-    /// Lines of the file before this document.
+    /// Lines of the text before this part.
     pub before: usize,
-    /// The document, its `---` included.
+    /// The document, its `---` included; or the item, its dash included.
     pub text: &'a str,
 }
 
@@ -28,6 +28,35 @@ pub(crate) fn documents(text: &str) -> Vec<Part<'_>> {
         offset += line.len();
     }
     parts.push(Part { before, text: &text[start..] });
+    parts
+}
+
+/// The items of the sequence at `path`, if it is in block style: found in one pass, as a List may have a hundred
+/// thousand.
+pub(crate) fn items<'a>(text: &'a str, path: &str) -> Vec<Part<'a>> {
+    let key = line_of(text, path);
+    let mut parts: Vec<Part<'a>> = Vec::new();
+    let (mut column, mut start, mut end) = (None, 0, 0);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let offset = end;
+        end += line.len();
+        let Some(line) = Line::read(line.trim_end()).filter(|_| number > key) else { continue };
+        let column = *column.get_or_insert(line.indent);
+        if line.indent < column || (line.indent == column && !line.dash) {
+            end = offset;
+            break;
+        }
+        if line.indent == column {
+            if let Some(last) = parts.last_mut() {
+                last.text = &text[start..offset];
+            }
+            start = offset;
+            parts.push(Part { before: number, text: &text[start..] });
+        }
+    }
+    if let Some(last) = parts.last_mut() {
+        last.text = &text[start..end];
+    }
     parts
 }
 
@@ -216,6 +245,23 @@ spec:
         ] {
             assert_eq!(root_word(text, "kind"), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn items_are_split_at_their_dashes_only() {
+        let text =
+            "kind: List\nitems:\n# c\n- a: 1\n  b:\n  - x\n  - y\n-\n  c: |\n    - z\nd: []\n- e";
+        let split = |text, path| -> Vec<_> {
+            items(text, path).into_iter().map(|part| (part.before, part.text)).collect()
+        };
+        assert_eq!(
+            split(text, "items"),
+            [(3, "- a: 1\n  b:\n  - x\n  - y\n"), (7, "-\n  c: |\n    - z\n")]
+        );
+        assert_eq!(split(text, "items[0].b"), [(5, "  - x\n"), (6, "  - y\n")]);
+        assert_eq!(split("items:\n  - a\n  - b", "items"), [(1, "  - a\n"), (2, "  - b")]);
+        assert_eq!(split("items: [a, b]\n", "items"), []);
+        assert_eq!(split("{\n  \"items\": [\n    {}]}", "items"), []);
     }
 
     #[test]

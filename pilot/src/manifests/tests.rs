@@ -88,6 +88,45 @@ items:
     nmae: c
 ";
     assert_eq!(problems(text), ["f.yaml:11: error: Namespace b: metadata.nmae: unknown field"]);
+    let nested = "\
+# first
+---
+apiVersion: v1
+kind: List
+items:
+  - apiVersion: v1
+    kind: List
+    items:
+    - {apiVersion: v1, kind: Namespace, metadata: {name: a}}
+    - apiVersion: v1
+      kind: Namespace
+      metadata: {name: b, nmae: c}
+  - kind: Pod
+";
+    assert_eq!(
+        problems(nested),
+        [
+            "f.yaml:12: error: Namespace b: metadata.nmae: unknown field",
+            "f.yaml:13: error: Pod: apiVersion: missing",
+        ]
+    );
+    let json =
+        "{\n\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\n{\"kind\": \"Pod\"}]}\n";
+    assert_eq!(problems(json), ["f.yaml:1: error: Pod: apiVersion: missing"]);
+}
+
+#[test]
+fn a_long_list_takes_no_longer_than_its_items() {
+    let item = |i: usize| {
+        format!(
+            "- apiVersion: v1\n  kind: Namespace\n  metadata:\n    name: n{i}\n    labels: {{}}\n"
+        )
+    };
+    let items: String = (0..10_000).map(item).collect();
+    let begun = std::time::Instant::now();
+    assert_eq!(problems(&format!("apiVersion: v1\nkind: List\nitems:\n{items}")), [""; 0]);
+    // A pass over the whole text for each item took minutes.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 #[test]
