@@ -7,7 +7,8 @@ use std::{num::NonZeroU32, time::Duration};
 pub struct HboneConfig {
     /// The TLS and HTTP/2 handshakes together take at most this long. Default 10 s.
     pub handshake_limit: Duration,
-    /// The peer answers a CONNECT within this time. Default 10 s; the peer's own dial of the application counts.
+    /// The peer answers a CONNECT within this time. Default 15 s: its own dial of the application may take 10 s, and its
+    /// answer that it failed says more than silence.
     pub answer_limit: Duration,
     /// Streams on one tunnel before another is dialed; the peer may allow fewer. Default 100.
     pub streams_per_tunnel: NonZeroU32,
@@ -32,7 +33,7 @@ impl Default for HboneConfig {
     fn default() -> Self {
         Self {
             handshake_limit: Duration::from_secs(10),
-            answer_limit: Duration::from_secs(10),
+            answer_limit: Duration::from_secs(15),
             streams_per_tunnel: const { NonZeroU32::new(100).expect("not zero") },
             accepted_streams: 200,
             idle_limit: Duration::from_secs(300),

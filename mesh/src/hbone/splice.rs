@@ -120,6 +120,14 @@ impl<C: ByteCounters> Copy<'_, C> {
             }
             self.end_down();
         }
+        // While the application takes nothing, nobody reads from the stream either. What it holds is still delivered if
+        // the peer only wants no more.
+        if self.down == Way::Blocked
+            && let Poll::Ready(source) = self.stream.poll_reset(cx)
+            && !source.says_no_error()
+        {
+            return Poll::Ready(Ended::Stream { source });
+        }
         match (self.up, self.down) {
             (Way::Ended, Way::Ended) => Poll::Ready(Ended::Finished { first: self.first }),
             // Only reading from the application would show that it is gone, and nobody reads.

@@ -1,5 +1,6 @@
 //! How ends and resets pass from one application to the other.
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -141,6 +142,23 @@ fn a_reset_is_seen_while_the_peer_takes_nothing() {
         app.set_zero_linger().unwrap();
         drop(app);
         assert!(matches!(proxy.await.unwrap().ended, Ended::Tcp { side: Side::Near, .. }));
+    });
+}
+
+#[test]
+fn a_reset_by_the_peer_is_seen_while_the_application_reads_nothing() {
+    run(async || {
+        let mesh = Mesh::new();
+        let mut server = serve(&mesh, HboneConfig::default()).await;
+        let client = Client::new(&mesh, server.addr, HboneConfig::default());
+        let (near, mut far) = pair(&client, &mut server).await;
+        let (_app, tcp) = tcp_pair().await;
+        let (proxy, _abort) = splicing(tcp, near);
+        let full = Duration::from_millis(200);
+        let piece = || Bytes::from_static(&[0; 65536]);
+        while tokio::time::timeout(full, far.write(piece())).await.is_ok() {}
+        far.reset(ErrorCode::CONNECT_ERROR);
+        assert!(matches!(proxy.await.unwrap().ended, Ended::Stream { .. }));
     });
 }
 
