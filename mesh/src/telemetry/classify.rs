@@ -69,7 +69,7 @@ impl From<&HandshakeError> for Reason {
 impl From<&OpenError> for Reason {
     fn from(error: &OpenError) -> Self {
         match error {
-            OpenError::Closed => Self::Shutdown,
+            OpenError::Closed => Self::PodRemoved,
             OpenError::Dial { source, .. } => of_tunnel_dial(source),
             OpenError::Handshake { source, .. } => source.as_ref().into(),
             OpenError::HandshakeTimeout { .. } => Self::TlsTimeout,
