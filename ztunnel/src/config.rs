@@ -125,8 +125,6 @@ pub struct TunnelSection {
     pub streams_per_tunnel: NonZeroU32,
     /// An unused tunnel is closed after this long. `POOL_UNUSED_RELEASE_TIMEOUT`, default 5 min.
     pub idle_limit: Duration,
-    /// Whether IPv6 is used at all. `IPV6_ENABLED`, default true.
-    pub ipv6: Toggle,
 }
 
 /// Where the daemon answers its operators.
@@ -139,15 +137,6 @@ pub struct ListenSection {
     pub stats: SocketAddr,
     /// Readiness. `AQUIFER_READINESS_ADDRESS`, default 0.0.0.0:15021.
     pub readiness: SocketAddr,
-}
-
-/// A switch in the environment: `true` or `false`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-pub enum Toggle {
-    /// `true`
-    On,
-    /// `false`
-    Off,
 }
 
 /// A setting that cannot be used.
@@ -269,7 +258,6 @@ impl Reader<'_> {
                 window_limit,
             ),
             idle_limit: self.duration("POOL_UNUSED_RELEASE_TIMEOUT", Duration::from_secs(300)),
-            ipv6: self.parsed("IPV6_ENABLED", Toggle::On),
         }
     }
 
@@ -286,7 +274,7 @@ impl Reader<'_> {
         }
     }
 
-    /// node-proxy contract §7.5: what the grace period leaves after five seconds for the shutdown itself.
+    /// What the grace period leaves after five seconds for the shutdown itself, as Istio's ztunnel reckons.
     fn drain_limit(&mut self) -> Duration {
         let grace: u64 = self.parsed("TERMINATION_GRACE_PERIOD_SECONDS", 10);
         let seconds = if grace > 10 { grace - 5 } else { (grace / 2).max(1) };
@@ -339,18 +327,6 @@ impl Reader<'_> {
 
     fn refuse(&mut self, name: &'static str, value: impl Display, reason: &str) {
         self.errors.push(ConfigError { name, value: value.to_string(), reason: reason.to_owned() });
-    }
-}
-
-impl FromStr for Toggle {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "true" => Ok(Self::On),
-            "false" => Ok(Self::Off),
-            _ => Err("expected true or false"),
-        }
     }
 }
 
@@ -419,7 +395,6 @@ mod tests {
             "expected a whole number and a unit: 500ms, 10s, 5m or 24h",
         );
         check_refused("AQUIFER_EXEMPT", "10.0.0.0/40", "invalid IP address syntax");
-        check_refused("IPV6_ENABLED", "yes", "expected true or false");
         check_refused(
             "AQUIFER_ADMIN_ADDRESS",
             "0.0.0.0:15000",

@@ -4,9 +4,13 @@
 //! here, on one thread: configuration, certificates, pods, administration. Data threads are [`DataThreads`]' own.
 
 use std::{
+    io,
     path::PathBuf,
     rc::Rc,
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,7 +34,12 @@ use crate::{
     admin::{Addresses, ConnectionTable, Handles, Readiness, Servers},
     capture::{Capture, CaptureConfig},
     config::{Config, ControlPlaneConfig},
-    pods::{Announced, PodTable, folder::Folder, socket, zds},
+    pods::{
+        AddError, Announced, PodTable,
+        folder::Folder,
+        socket,
+        zds::{self, Snapshot},
+    },
     proxy::{DataThreads, Node, Pods, Source},
 };
 
@@ -66,6 +75,7 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
     let node = Arc::new(Node {
         network: config.node.network.as_str().into(),
         store: Store::new(),
+        policies_known: AtomicBool::new(false),
         identities: identities(config),
         capture,
         hbone: tunnels(config),
@@ -80,16 +90,19 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
 
     let xds = subscribe(config, &node, &readiness);
     spawn_local(metrics.clone().keep_up());
-    let handles = handles(config, &node, &pods, xds, log, metrics, &readiness);
+    let handles = handles(config, &node, &pods, xds.clone(), log, metrics, &readiness);
     spawn_local(async move {
         if let Err(error) = servers.serve(Arc::new(handles), CancellationToken::new()).await {
             tracing::error!(%error, "administration ended");
         }
     });
     let folder_pods = Rc::new(pods.of(Source::Registry));
-    restore(&folder, &*folder_pods);
+    let restored = restore(&folder, &*folder_pods);
     spawn_local(socket::serve(registry, folder_pods, folder));
-    follow_node_agent(config, &node, &pods, &readiness);
+    match &config.pods.node_agent {
+        Some(path) => follow_node_agent(path.clone(), &xds, &pods, &readiness, restored),
+        None => restored.release_leftovers(&pods),
+    }
     readiness.task("proxy").ready();
 
     wait_for_end(&node).await?;
@@ -202,8 +215,12 @@ fn subscribe(
     let (status, followed) = watch::channel(XdsStatus::default());
     spawn_local(xds::run(xds, node.store.clone(), status));
     let (task, mut synced) = (readiness.task("state manager"), followed.clone());
+    let node = node.clone();
     spawn_local(async move {
         // The channel closes only with the daemon.
+        if synced.wait_for(|status| status.authorization.accepted_once).await.is_ok() {
+            node.policies_known.store(true, Ordering::Relaxed);
+        }
         if synced.wait_for(XdsStatus::synced).await.is_ok() {
             task.ready();
         }
@@ -246,48 +263,89 @@ fn handles(
     }
 }
 
-/// Serves the pods that a former daemon served. A pod whose namespace is gone is forgotten.
-fn restore(folder: &Folder, table: &impl PodTable) {
-    let (records, bad) = match folder.load() {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            tracing::error!(%error, "cannot read the pod registry");
-            return;
-        }
-    };
-    for error in bad {
-        tracing::error!(%error, "a pod's record is passed over");
-    }
-    for record in records {
-        let served = Announced::open(&record).and_then(|pod| table.add(pod));
-        if let Err(error) = served {
-            tracing::error!(uid = %record.uid, pod = %record.name, %error, "a recorded pod is not served");
+/// Whether all pods that were recorded or announced are known to the table, served or refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Known {
+    All,
+    /// Some could not be read or opened, so that it is not known which captured pods are theirs.
+    Some,
+}
+
+impl Known {
+    /// Takes away what an earlier daemon captured and nobody names; unless somebody may have named it.
+    fn release_leftovers(self, pods: &Pods) {
+        match self {
+            Self::All => pods.release_leftovers(),
+            Self::Some => tracing::error!(
+                "not every announced pod is known, so what an earlier daemon captured stays captured, and so refused"
+            ),
         }
     }
 }
 
-/// Follows Istio's node agent where there is one, and takes away what an earlier daemon captured and nobody names.
-fn follow_node_agent(config: &Config, node: &Arc<Node>, pods: &Rc<Pods>, readiness: &Readiness) {
-    let Some(path) = config.pods.node_agent.clone() else {
-        return pods.release_leftovers();
+/// Serves the pods that a former daemon served. A pod whose namespace is gone is forgotten.
+fn restore(folder: &Folder, table: &impl PodTable) -> Known {
+    let (records, bad) = match folder.load() {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            tracing::error!(%error, "cannot read the pod registry");
+            return Known::Some;
+        }
     };
+    let mut known = if bad.is_empty() { Known::All } else { Known::Some };
+    for error in bad {
+        tracing::error!(%error, "a pod's record is passed over");
+    }
+    for record in records {
+        match Announced::open(&record).and_then(|pod| table.add(pod)) {
+            Ok(()) => {}
+            Err(AddError::Netns { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                tracing::info!(uid = %record.uid, pod = %record.name, "a recorded pod is gone");
+                if let Err(error) = folder.delete(&record.uid) {
+                    tracing::warn!(uid = %record.uid, %error, "the record of a pod that is gone stays");
+                }
+            }
+            Err(error) => {
+                if matches!(error, AddError::Netns { .. } | AddError::Enter { .. }) {
+                    known = Known::Some;
+                }
+                tracing::error!(uid = %record.uid, pod = %record.name, %error, "a recorded pod is not served");
+            }
+        }
+    }
+    known
+}
+
+/// Follows Istio's node agent, and takes away what an earlier daemon captured and nobody names.
+fn follow_node_agent(
+    path: PathBuf,
+    xds: &watch::Receiver<XdsStatus>,
+    pods: &Rc<Pods>,
+    readiness: &Readiness,
+    restored: Known,
+) {
     let task = readiness.task("workload proxy manager");
-    let (ready, mut is_ready) = watch::channel(false);
-    let table = Rc::new(pods.of(Source::NodeAgent));
-    let (store, pods) = (node.store.clone(), pods.clone());
+    let (tell, mut snapshot) = watch::channel(Snapshot::Pending);
+    let (table, pods) = (Rc::new(pods.of(Source::NodeAgent)), pods.clone());
+    let mut synced = xds.clone();
     spawn_local(async move {
-        // Pods are taken over only once there is a policy to serve them by.
-        let mut changes = store.subscribe();
-        let _ = changes.wait_for(|generation| *generation > 0).await;
-        zds::run(&path, table, ready).await;
+        // Pods are taken over only once there are records and policies to serve them by.
+        if synced.wait_for(XdsStatus::synced).await.is_ok() {
+            zds::run(&path, table, tell).await;
+        }
     });
     spawn_local(async move {
-        while is_ready.changed().await.is_ok() {
-            if *is_ready.borrow_and_update() {
-                pods.release_leftovers();
-                task.ready();
-            } else {
-                task.pending();
+        while snapshot.changed().await.is_ok() {
+            match *snapshot.borrow_and_update() {
+                Snapshot::Pending => task.pending(),
+                Snapshot::Complete => {
+                    restored.release_leftovers(&pods);
+                    task.ready();
+                }
+                Snapshot::Incomplete => {
+                    Known::Some.release_leftovers(&pods);
+                    task.ready();
+                }
             }
         }
     });

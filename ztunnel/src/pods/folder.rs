@@ -75,6 +75,11 @@ impl Folder {
         Ok((records, bad))
     }
 
+    /// The record of a pod, if there is one that can be read.
+    pub fn find(&self, uid: &PodUid) -> Option<PodRecord> {
+        read(&self.file(uid)).ok()
+    }
+
     /// Keeps a record. The file appears whole or not at all.
     ///
     /// # Errors

@@ -10,6 +10,8 @@ use crate::capture::{CaptureError, NetnsError};
 pub mod folder;
 pub mod record;
 pub mod socket;
+#[cfg(test)]
+mod stand_in;
 pub mod zds;
 
 pub use record::{CaptureOptions, PodRecord, PodUid, SourceAddress, WithoutDaemon};
@@ -55,11 +57,11 @@ impl Announced {
 
 /// The pods being served. A second implementation stands in the sources' tests.
 pub trait PodTable {
-    /// Serves a pod; when this returns, its traffic is captured. The same pod in the same network namespace again
-    /// changes nothing; in another one it replaces the former.
+    /// Serves a pod; when this returns, its traffic is captured. What was announced before is replaced, without a gap if
+    /// the network namespace is the same.
     ///
     /// # Errors
-    /// [`AddError`]: the pod is not served, and nothing of it is left behind.
+    /// [`AddError`]: the pod is not served. What an earlier daemon captured of it stays captured, and so refused.
     fn add(&self, pod: Announced) -> Result<(), AddError>;
 
     /// Ends serving a pod: its connections are closed and its capture is taken away. An unknown pod is no error.
@@ -85,6 +87,15 @@ pub enum AddError {
     Enter {
         /// What is wrong with it.
         source: NetnsError,
+    },
+    /// The namespace is the daemon's own, or the host's.
+    #[error("the network namespace is the daemon's own")]
+    OwnNetns,
+    /// Another pod is served in the namespace.
+    #[error("the network namespace is that of pod {other}")]
+    SharedNetns {
+        /// The other pod.
+        other: PodUid,
     },
     /// Its addresses cannot be found.
     #[error("looking for the pod's addresses: {source}")]

@@ -115,46 +115,31 @@ fn answer(line: &str, table: &impl PodTable, folder: &Folder) -> Result<(), Stri
     }
 }
 
-/// The record is kept first: a daemon that dies between the two captures the pod when it is back.
+/// The record is kept first: a daemon that dies between the two captures the pod when it is back. A refused change
+/// leaves the former record in place.
 fn add(record: &PodRecord, table: &impl PodTable, folder: &Folder) -> Result<(), AddError> {
     let pod = Announced::open(record)?;
-    folder
-        .save(record)
-        .map_err(|source| AddError::Record { path: folder.file(&record.uid), source })?;
+    let keep = |record: &PodRecord| {
+        let path = folder.file(&record.uid);
+        folder.save(record).map_err(|source| AddError::Record { path, source })
+    };
+    let former = folder.find(&record.uid);
+    keep(record)?;
     table.add(pod).inspect_err(|_| {
-        if let Err(error) = folder.delete(&record.uid) {
-            tracing::warn!(uid = %record.uid, %error, "the record of a refused pod stays");
+        let back = match &former {
+            Some(former) => keep(former).map_err(|error| error.to_string()),
+            None => folder.delete(&record.uid).map_err(|error| error.to_string()),
+        };
+        if let Err(error) = back {
+            tracing::warn!(uid = %record.uid, error, "the record of a refused pod stays");
         }
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use super::*;
-
-    /// Serves every pod but those named `refused`.
-    #[derive(Default)]
-    struct Table(RefCell<Vec<PodUid>>);
-
-    impl PodTable for Table {
-        fn add(&self, pod: Announced) -> Result<(), AddError> {
-            if pod.name == "refused" {
-                return Err(AddError::NoAddress);
-            }
-            self.0.borrow_mut().push(pod.uid);
-            Ok(())
-        }
-
-        fn remove(&self, uid: &PodUid) {
-            self.0.borrow_mut().retain(|served| served != uid);
-        }
-
-        fn uids(&self) -> Vec<PodUid> {
-            self.0.borrow().clone()
-        }
-    }
+    use crate::pods::stand_in::StandIn;
 
     async fn ask(caller: &mut UnixStream, request: &str) -> String {
         caller.write_all(format!("{request}\n").as_bytes()).await.unwrap();
@@ -174,7 +159,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pods.sock");
         let folder = Folder::open(&directory.path().join("pods")).unwrap();
-        let table = Rc::new(Table::default());
+        let table = Rc::new(StandIn::default());
         let local = tokio::task::LocalSet::new();
         local.spawn_local(serve(listen(&path).unwrap(), table.clone(), folder.clone()));
         local
@@ -190,6 +175,10 @@ mod tests {
                 let refused = ask(&mut caller, &add("b", "refused", "/proc/self/ns/net")).await;
                 assert!(refused.contains("no address with a default route"), "{refused}");
                 assert_eq!(folder.load().unwrap().0.len(), 1, "no record of a refused pod");
+
+                let changed = ask(&mut caller, &add("a", "refused", "/proc/self/ns/net")).await;
+                assert!(changed.contains("error"), "{changed}");
+                assert_eq!(folder.load().unwrap().0[0].name, "web", "the former record is kept");
 
                 let missing = ask(&mut caller, &add("c", "web", "/nowhere")).await;
                 assert!(

@@ -4,7 +4,7 @@
 //! [`PodTable`] and one acknowledgement per message. [`Session`] is the protocol without the socket.
 
 use std::{
-    cell::RefCell, collections::BTreeSet, fs::File, io, io::IoSliceMut, mem::MaybeUninit,
+    cell::Cell, collections::BTreeSet, fs::File, io, io::IoSliceMut, mem::MaybeUninit,
     os::fd::OwnedFd, path::Path, rc::Rc, time::Duration,
 };
 
@@ -77,8 +77,19 @@ pub enum Violation {
 pub enum Handled {
     /// Acknowledged; an error text refuses the one pod.
     Answer(Result<(), String>),
-    /// The snapshot is complete: the daemon knows its pods.
-    SnapshotComplete,
+    /// The agent has named all its pods.
+    SnapshotSent(Snapshot),
+}
+
+/// Whether the daemon knows all pods of the agent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Snapshot {
+    /// There is no connection, or the agent is still naming them.
+    Pending,
+    /// It serves all that were named.
+    Complete,
+    /// Some were named that it does not serve.
+    Incomplete,
 }
 
 impl Session {
@@ -138,10 +149,14 @@ impl Session {
             }
             Payload::SnapshotSent(_) => {
                 let snapshot = self.snapshot.take().ok_or(Violation::SecondSnapshot)?;
-                for gone in table.uids().into_iter().filter(|uid| !snapshot.contains(uid)) {
-                    table.remove(&gone);
+                let served: BTreeSet<PodUid> = table.uids().into_iter().collect();
+                for gone in served.difference(&snapshot) {
+                    table.remove(gone);
                 }
-                Ok(Handled::SnapshotComplete)
+                Ok(Handled::SnapshotSent(match snapshot.is_subset(&served) {
+                    true => Snapshot::Complete,
+                    false => Snapshot::Incomplete,
+                }))
             }
         }
     }
@@ -179,15 +194,14 @@ fn parse_uid(uid: &str) -> Result<PodUid, String> {
     PodUid::parse(uid).map_err(|error| error.to_string())
 }
 
-/// Keeps a connection to the agent for ever. `ready` is true while it is connected and its snapshot is complete.
-/// Pods keep being served while there is no connection. Runs on the control thread's `LocalSet`.
-pub async fn run<T: PodTable>(path: &Path, table: Rc<T>, ready: watch::Sender<bool>) {
+/// Keeps a connection to the agent for ever, and tells how far its snapshot is. Pods keep being served while there is no connection. Runs on the control thread's `LocalSet`.
+pub async fn run<T: PodTable>(path: &Path, table: Rc<T>, tell: watch::Sender<Snapshot>) {
     let mut retry = FIRST_RETRY;
-    let connected = RefCell::new(false);
+    let connected = Cell::new(false);
     loop {
-        connected.replace(false);
-        let end = converse(path, &*table, &ready, &connected).await;
-        ready.send_replace(false);
+        connected.set(false);
+        let end = converse(path, &*table, &tell, &connected).await;
+        tell.send_replace(Snapshot::Pending);
         if connected.take() {
             retry = FIRST_RETRY;
         }
@@ -201,20 +215,20 @@ pub async fn run<T: PodTable>(path: &Path, table: Rc<T>, ready: watch::Sender<bo
 async fn converse(
     path: &Path,
     table: &impl PodTable,
-    ready: &watch::Sender<bool>,
-    connected: &RefCell<bool>,
+    tell: &watch::Sender<Snapshot>,
+    connected: &Cell<bool>,
 ) -> io::Error {
     let talk = async {
         let socket = connect(path)?;
         send(&socket, &ZdsHello { version: Version::V1.into() }).await?;
-        connected.replace(true);
+        connected.set(true);
         let mut session = Session::new();
         loop {
             let (message, descriptors) = receive(&socket).await?;
             let (error, violation) = match session.handle(&message, descriptors, table) {
                 Ok(Handled::Answer(result)) => (result.err().unwrap_or_default(), None),
-                Ok(Handled::SnapshotComplete) => {
-                    ready.send_replace(true);
+                Ok(Handled::SnapshotSent(snapshot)) => {
+                    tell.send_replace(snapshot);
                     (String::new(), None)
                 }
                 Err(violation) => (violation.to_string(), Some(violation)),
@@ -295,29 +309,7 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
-    use crate::pods::AddError;
-
-    /// Serves every pod but those named `refused`.
-    #[derive(Default)]
-    struct Table(RefCell<BTreeSet<PodUid>>);
-
-    impl PodTable for Table {
-        fn add(&self, pod: Announced) -> Result<(), AddError> {
-            if pod.name == "refused" {
-                return Err(AddError::NoAddress);
-            }
-            self.0.borrow_mut().insert(pod.uid);
-            Ok(())
-        }
-
-        fn remove(&self, uid: &PodUid) {
-            self.0.borrow_mut().remove(uid);
-        }
-
-        fn uids(&self) -> Vec<PodUid> {
-            self.0.borrow().iter().cloned().collect()
-        }
-    }
+    use crate::pods::{AddError, stand_in::StandIn};
 
     fn add(uid: &str, name: &str) -> Payload {
         let info = WorkloadInfo {
@@ -341,7 +333,7 @@ mod tests {
     }
 
     /// Plays one connection and tells the pods served after it, or the violation.
-    fn play(table: &Table, messages: Vec<Payload>) -> Result<Vec<String>, Violation> {
+    fn play(table: &StandIn, messages: Vec<Payload>) -> Result<Vec<String>, Violation> {
         let mut session = Session::new();
         for payload in messages {
             let descriptors = match payload {
@@ -356,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_leaves_only_what_it_names() {
-        let table = Table::default();
+        let table = StandIn::default();
         assert_eq!(
             play(&table, vec![add("a", "web"), add("b", "web"), end()]).unwrap(),
             ["a", "b"]
@@ -366,7 +358,7 @@ mod tests {
 
     #[test]
     fn until_the_snapshot_is_complete_nothing_is_removed() {
-        let table = Table::default();
+        let table = StandIn::default();
         assert_eq!(play(&table, vec![add("a", "web"), end()]).unwrap(), ["a"]);
         assert_eq!(play(&table, vec![add("b", "web"), del("a")]).unwrap(), ["a", "b"]);
         assert_eq!(play(&table, vec![keep("a"), del("a"), end()]).unwrap(), Vec::<String>::new());
@@ -376,13 +368,28 @@ mod tests {
     fn a_pod_that_cannot_be_served_is_refused_by_its_acknowledgement() {
         let message = WorkloadRequest { payload: Some(add("a", "refused")) }.encode_to_vec();
         let netns = File::open("/proc/self/ns/net").unwrap().into();
-        let handled = Session::new().handle(&message, vec![netns], &Table::default()).unwrap();
+        let handled = Session::new().handle(&message, vec![netns], &StandIn::default()).unwrap();
         assert_eq!(handled, Handled::Answer(Err(AddError::NoAddress.to_string())));
     }
 
     #[test]
+    fn a_snapshot_with_a_pod_that_is_not_served_is_incomplete() {
+        let check = |messages: Vec<Payload>, expected| {
+            let (table, mut session) = (StandIn::default(), Session::new());
+            let mut last = None;
+            for payload in messages {
+                let message = WorkloadRequest { payload: Some(payload) }.encode_to_vec();
+                last = session.handle(&message, vec![], &table).ok();
+            }
+            assert_eq!(last, Some(Handled::SnapshotSent(expected)));
+        };
+        check(vec![end()], Snapshot::Complete);
+        check(vec![keep("lost"), end()], Snapshot::Incomplete);
+    }
+
+    #[test]
     fn breaches_of_the_protocol_are_named() {
-        let table = Table::default();
+        let table = StandIn::default();
         let check = |messages, expected: &str| {
             assert_eq!(play(&table, messages).unwrap_err().to_string(), expected);
         };
@@ -411,11 +418,11 @@ mod tests {
         rustix::net::listen(&listener, 1).unwrap();
         let listener = UnixListener::from_std(listener.into()).unwrap();
 
-        let table = Rc::new(Table::default());
-        let (ready, mut is_ready) = watch::channel(false);
+        let table = Rc::new(StandIn::default());
+        let (tell, mut told) = watch::channel(Snapshot::Pending);
         let local = tokio::task::LocalSet::new();
         let daemon_table = table.clone();
-        local.spawn_local(async move { run(&path, daemon_table, ready).await });
+        local.spawn_local(async move { run(&path, daemon_table, tell).await });
         local
             .run_until(async {
                 let (agent, _) = listener.accept().await.unwrap();
@@ -430,9 +437,9 @@ mod tests {
                 assert_eq!(table.uids().len(), 1);
 
                 send(&agent, &WorkloadRequest { payload: Some(end()) }).await.unwrap();
-                is_ready.wait_for(|ready| *ready).await.unwrap();
+                told.wait_for(|told| *told == Snapshot::Complete).await.unwrap();
                 drop(agent);
-                is_ready.wait_for(|ready| !*ready).await.unwrap();
+                told.wait_for(|told| *told == Snapshot::Pending).await.unwrap();
                 assert_eq!(table.uids().len(), 1, "pods are served on without the agent");
             })
             .await;

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 use http::{Method, StatusCode};
 use mesh::{
-    hbone::{self, AcceptError, Authority, Incoming, Tunnel},
+    hbone::{self, AcceptError, Authority, Incoming, Side, Tunnel},
     identity::Spiffe,
     store::{Snapshot, Workload},
     telemetry::{
@@ -15,6 +15,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, task::spawn_local};
 
 use super::{
     counters::FarInitiates,
+    credential::credential,
     dial, failure, labels,
     live::{CutNote, Subject},
     plaintext::authorize,
@@ -83,15 +84,7 @@ async fn accept(thread: &DataThread, pod: &LocalPod, tcp: TcpStream) -> Result<T
         .workload(&node.store)
         .await
         .map_err(|error| Failure::new(Reason::UnknownDestination, &error))?;
-    let identity = workload.identity().ok_or_else(|| Failure {
-        reason: Reason::CertificateUnavailable,
-        error: format!("workload {} has no usable identity", workload.uid),
-    })?;
-    let credential = node
-        .identities
-        .credential(identity)
-        .await
-        .map_err(|error| Failure::new(Reason::CertificateUnavailable, &error))?;
+    let credential = credential(node, &pod.pod, &workload).await?;
     Tunnel::accept(tcp, &credential, &node.hbone)
         .await
         .map_err(|error: AcceptError| Failure::new(Reason::from(&error), &error))
@@ -155,12 +148,13 @@ async fn forward(
     thread: &Rc<DataThread>,
     pod: &Rc<LocalPod>,
     ends: &Ends,
-    workload: &Workload,
+    workload: &Arc<Workload>,
     admission: &Admission,
     mut incoming: Incoming,
     metrics: &ConnectionMetrics,
 ) -> Result<(), Failure> {
     let subject = Subject {
+        workload: workload.clone(),
         peer: Some(ends.peer.clone()),
         source: ends.client,
         destination: admission.authorize,
@@ -191,7 +185,7 @@ async fn forward(
     let note = CutNote::default();
     let outcome =
         hbone::splice(&permit, application, stream, &FarInitiates(metrics), note.wait(order)).await;
-    failure::outcome(&outcome, note.error())
+    failure::outcome(&outcome, Side::Near, note.error())
 }
 
 /// Connects to the application, and tells it who comes if it wants to be told.
@@ -228,13 +222,11 @@ fn connection(
         Some(source) => labels::party(source, Some(&ends.peer)),
         None => labels::stranger(&incoming.headers, Some(&ends.peer)),
     };
-    let service = admission.service.as_deref().or_else(|| {
-        let host = labels::dialed_host(&incoming.headers)?;
-        snapshot
-            .service_by_host(host, &workload.namespace)
-            .filter(|service| workload.membership(&service.key).is_some())
-            .map(|service| &**service)
-    });
+    // The pod may serve several services on one port: the client's word for what it dialed comes first.
+    let dialed = labels::dialed_host(&incoming.headers)
+        .and_then(|host| snapshot.service_by_host(host, &workload.namespace))
+        .filter(|service| workload.membership(&service.key).is_some());
+    let service = dialed.map(|service| &**service).or(admission.service.as_deref());
     Connection {
         traffic: Traffic {
             reporter: Reporter::Destination,

@@ -62,8 +62,8 @@ pub fn service_name(service: &Service) -> ServiceName {
     }
 }
 
-/// The headers of a CONNECT for `source`, whose application connected from `client` (node-proxy contract §1.3).
-/// `trace` is random and names this connection in both nodes' logs.
+/// The headers of a CONNECT for `source`, whose application connected from `client`, as Istio's ztunnel does.
+/// `trace` is random, and nothing of what the application sent.
 pub fn request_headers(
     source: &Workload,
     client: SocketAddr,
@@ -93,20 +93,13 @@ pub fn dialed_host(headers: &HeaderMap) -> Option<&str> {
     Some(host.trim_matches('"')).filter(|host| !host.is_empty())
 }
 
-/// The id of one connection (W3C Trace Context), not sampled.
+/// The random id of one connection (W3C Trace Context), not sampled.
 #[derive(Clone, Copy, Debug)]
 pub struct Trace {
     /// Names the connection.
     pub trace: u128,
     /// Names this node's part of it.
     pub span: u64,
-}
-
-impl Trace {
-    /// Made of random numbers.
-    pub fn new(high: u64, low: u64, span: u64) -> Self {
-        Self { trace: u128::from(high) << 64 | u128::from(low), span }
-    }
 }
 
 impl std::fmt::Display for Trace {

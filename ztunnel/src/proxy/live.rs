@@ -15,6 +15,7 @@ use mesh::{
     hbone::Abort,
     identity::Spiffe,
     policy::{Connection, Denied},
+    store::Workload,
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -37,6 +38,8 @@ struct Entry {
 /// What policy looks at in an inbound connection.
 #[derive(Clone, Debug)]
 pub(super) struct Subject {
+    /// The destination's record as it was last seen.
+    pub(super) workload: Arc<Workload>,
     pub(super) peer: Option<Spiffe>,
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
@@ -94,14 +97,19 @@ impl Live {
     ) -> (Registered, oneshot::Receiver<Cut>) {
         let id = self.next.replace(self.next.get() + 1);
         let (cut, order) = oneshot::channel();
-        self.entries.borrow_mut().insert(id, Entry { pod: pod.clone(), subject, cut: Some(cut) });
+        let mut entry = Entry { pod: pod.clone(), subject, cut: Some(cut) };
+        // The pod's connections are cut when it is removed; one that was still being decided then comes too late.
+        if pod.removed.is_cancelled() {
+            entry.cut_with_pod();
+        }
+        self.entries.borrow_mut().insert(id, entry);
         (Registered { live: self.clone(), id }, order)
     }
 
     /// Asks `judge` about each connection that policy decides on, and cuts what it denies.
-    pub(super) fn judge(&self, judge: impl Fn(&Pod, &Subject) -> Result<(), Denied>) {
+    pub(super) fn judge(&self, judge: impl Fn(&Pod, &mut Subject) -> Result<(), Denied>) {
         for entry in self.entries.borrow_mut().values_mut() {
-            let Some(subject) = &entry.subject else { continue };
+            let Some(subject) = &mut entry.subject else { continue };
             if let Err(denied) = judge(&entry.pod, subject) {
                 entry.cut(Abort::PolicyChanged, denied.to_string());
             }
@@ -113,7 +121,7 @@ impl Live {
         for entry in
             self.entries.borrow_mut().values_mut().filter(|entry| Arc::ptr_eq(&entry.pod, pod))
         {
-            entry.cut(Abort::PodRemoved, format!("pod {} was removed", pod.uid));
+            entry.cut_with_pod();
         }
     }
 
@@ -133,6 +141,11 @@ impl Live {
 }
 
 impl Entry {
+    fn cut_with_pod(&mut self) {
+        let error = format!("pod {} was removed", self.pod.uid);
+        self.cut(Abort::PodRemoved, error);
+    }
+
     fn cut(&mut self, why: Abort, error: String) {
         if let Some(cut) = self.cut.take() {
             // A connection that is ending by itself no longer listens.
@@ -176,7 +189,10 @@ mod tests {
 
     fn subject(port: u16) -> Option<Subject> {
         let at = |port| SocketAddr::from(([10, 0, 0, 1], port));
-        Some(Subject { peer: None, source: at(4000), destination: at(port) })
+        let uid = "Kubernetes//Pod/shop/a".into();
+        let wire = proto::workload::Workload { uid, ..Default::default() };
+        let workload = Arc::new(Workload::try_from(wire).unwrap());
+        Some(Subject { workload, peer: None, source: at(4000), destination: at(port) })
     }
 
     #[test]
@@ -204,6 +220,14 @@ mod tests {
         live.cut_pod(&a);
         assert_eq!(of_a.try_recv().unwrap().why, Abort::PodRemoved);
         assert!(of_b.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_connection_that_comes_after_its_pods_removal_is_cut_at_once() {
+        let (live, a) = (Rc::new(Live::default()), pod("a"));
+        a.removed.cancel();
+        let (_late, mut order) = live.register(&a, None);
+        assert_eq!(order.try_recv().unwrap().why, Abort::PodRemoved);
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -4,6 +4,7 @@
 //! of pods speak to.
 
 mod counters;
+mod credential;
 mod dial;
 mod failure;
 mod inbound;
@@ -17,10 +18,7 @@ mod proxy_protocol;
 mod thread;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -39,6 +37,9 @@ pub struct Node {
     pub network: Arc<str>,
     /// Workloads, services, policies.
     pub store: Arc<Store>,
+    /// Whether the control plane has told its policies. Until then nothing is let in: those of a namespace or of the
+    /// whole mesh are named by nobody, so their absence does not show.
+    pub policies_known: AtomicBool,
     /// Certificates of the node's pods.
     pub identities: Identities,
     /// The kernel's side of capture.
@@ -53,23 +54,4 @@ pub struct Node {
     pub draining: CancellationToken,
     /// Cancelled when connections still open are cut.
     pub ending: CancellationToken,
-}
-
-/// Random enough to spread choices and to name connections, not to keep secrets: SplitMix64 over a counter.
-#[derive(Debug)]
-pub(crate) struct Dice(AtomicU64);
-
-impl Dice {
-    /// A sequence that begins at `seed`.
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(AtomicU64::new(seed))
-    }
-
-    /// The next number.
-    pub(crate) fn roll(&self) -> u64 {
-        let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, os::fd::AsFd, rc::Rc, sync::Arc};
 
 use mesh::{
-    hbone::{self, Authority, ConnectRequest, PoolKey, Stream},
+    hbone::{self, Authority, ConnectRequest, PoolKey, Side, Stream},
     identity::Spiffe,
     store::{Service, Workload},
     telemetry::{
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::{
     counters::NearInitiates,
+    credential::credential,
     dial, failure,
     labels::{self, Trace},
     live::CutNote,
@@ -117,7 +118,7 @@ async fn decide(
         .await
         .map_err(|error| Failure::new(Reason::UnknownSource, &error))?;
     let outbound = Outbound { source: &source, orig_dst, network: &node.network };
-    let hop = next_hop(&node.store.load(), &outbound, thread.dice.roll())
+    let hop = next_hop(&node.store.load(), &outbound, rand::random())
         .map_err(|error| Failure::new(Reason::from(&error), &error))?;
     let hop = match hop {
         NextHop::Unresolved(unresolved) => {
@@ -212,7 +213,7 @@ async fn forward(
             }
         },
     };
-    failure::outcome(&outcome, note.error())
+    failure::outcome(&outcome, Side::Near, note.error())
 }
 
 async fn open(
@@ -223,20 +224,10 @@ async fn open(
     expect: &Arc<[Spiffe]>,
 ) -> Result<Stream, Failure> {
     let node = &thread.node;
-    let identity = route.source.identity().ok_or_else(|| Failure {
-        reason: Reason::CertificateUnavailable,
-        error: format!("workload {} has no usable identity", route.source.uid),
-    })?;
-    let credential = match node.identities.current(identity) {
-        Some(credential) => credential,
-        None => node
-            .identities
-            .credential(identity)
-            .await
-            .map_err(|error| Failure::new(Reason::CertificateUnavailable, &error))?,
-    };
-    let key = PoolKey { source: identity.clone(), expected: expect.clone(), dial: route.dial };
-    let trace = Trace::new(thread.dice.roll(), thread.dice.roll(), thread.dice.roll());
+    let credential = credential(node, &pod.pod, &route.source).await?;
+    let key =
+        PoolKey { source: credential.spiffe().clone(), expected: expect.clone(), dial: route.dial };
+    let trace = Trace { trace: rand::random(), span: rand::random() };
     let request = ConnectRequest {
         authority: Authority::Address(authority.get()),
         headers: labels::request_headers(

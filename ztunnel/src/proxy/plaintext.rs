@@ -1,9 +1,13 @@
 //! A connection from outside the mesh to a pod of this node: policy without an identity, then the application.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
 
 use mesh::{
-    hbone,
+    hbone::{self, Side},
     policy::{self, Permit},
     store::Workload,
     telemetry::{
@@ -69,7 +73,8 @@ pub(super) async fn serve(
         protocol: Protocol::Tcp,
         peer: None,
     });
-    let result = forward(&thread, &pod, tcp, client, target, &metrics).await;
+    let subject = Subject { workload, peer: None, source: client, destination: target };
+    let result = forward(&thread, &pod, tcp, subject, &metrics).await;
     metrics.finish(result);
 }
 
@@ -77,11 +82,10 @@ async fn forward(
     thread: &Rc<DataThread>,
     pod: &Rc<LocalPod>,
     tcp: TcpStream,
-    client: SocketAddr,
-    target: SocketAddr,
+    subject: Subject,
     metrics: &ConnectionMetrics,
 ) -> Result<(), Failure> {
-    let subject = Subject { peer: None, source: client, destination: target };
+    let (client, target) = (subject.source, subject.destination);
     // Registered before it is judged, so that no change of policy falls between.
     let (_registered, order) = thread.live.register(&pod.pod, Some(subject.clone()));
     let permit = match authorize(thread, pod, &subject) {
@@ -102,7 +106,7 @@ async fn forward(
     let note = CutNote::default();
     let outcome =
         hbone::relay(&permit, tcp, application, &NearInitiates(metrics), note.wait(order)).await;
-    failure::outcome(&outcome, note.error())
+    failure::outcome(&outcome, Side::Far, note.error())
 }
 
 /// Asks policy about an inbound connection, by the pod's record and the policies of this moment.
@@ -111,6 +115,10 @@ pub(super) fn authorize(
     pod: &LocalPod,
     subject: &Subject,
 ) -> Result<Permit, Failure> {
+    if !thread.node.policies_known.load(Ordering::Relaxed) {
+        let error = "the control plane has not told its policies".to_owned();
+        return Err(Failure { reason: Reason::PolicyMissing, error });
+    }
     let snapshot = thread.node.store.load();
     let pod = &pod.pod;
     let workload = snapshot

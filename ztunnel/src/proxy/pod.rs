@@ -11,7 +11,7 @@ use crate::{
     pods::{CaptureOptions, PodUid},
 };
 
-/// How long a connection waits for the control plane to describe its pod (node-proxy contract §2.1).
+/// How long a connection waits for the control plane to describe its pod, as in Istio's ztunnel.
 const RECORD_LIMIT: Duration = Duration::from_secs(5);
 
 /// A pod that is being served.
@@ -47,6 +47,14 @@ pub(super) struct UnknownPod {
 }
 
 impl Pod {
+    /// Whether another announcement of the pod says the same.
+    pub(super) fn is_described_as(&self, other: &Self) -> bool {
+        let said = |pod: &Self| {
+            (pod.namespace.clone(), pod.name.clone(), pod.service_account.clone(), pod.capture)
+        };
+        said(self) == said(other) && self.ips == other.ips
+    }
+
     /// The pod's record, found by its name and never by an address. Waits for it for at most five seconds.
     pub(super) async fn workload(&self, store: &Store) -> Result<Arc<Workload>, UnknownPod> {
         if let Some(workload) = self.record(store) {

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     num::NonZeroUsize,
+    path::Path,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -31,6 +32,8 @@ pub struct Pods {
     /// captured, and so refused, until they are removed: to release it would send their traffic in the clear.
     refused: RefCell<BTreeMap<PodUid, u64>>,
     listing: Listing,
+    /// The daemon's own network namespace.
+    home: Option<u64>,
 }
 
 /// What other threads see of the table.
@@ -38,7 +41,8 @@ pub type Listing = Arc<Mutex<BTreeMap<PodUid, PodStatus>>>;
 
 struct Served {
     pod: Arc<Pod>,
-    source: Source,
+    /// Who announced it and has not taken it back.
+    sources: Vec<Source>,
 }
 
 /// Who announced a pod.
@@ -65,6 +69,7 @@ impl Pods {
             served: RefCell::default(),
             refused: RefCell::default(),
             listing: Arc::default(),
+            home: Netns::open(Path::new("/proc/self/ns/net")).ok().map(|home| home.cookie()),
         })
     }
 
@@ -116,29 +121,68 @@ impl Pods {
         }
         let Announced { uid, namespace, name, service_account, netns, ips, capture } = announced;
         let netns = Netns::from_fd(netns.into()).map_err(|source| AddError::Enter { source })?;
-        let known = self.served.borrow().get(&uid).map(|served| served.pod.clone());
-        if known.is_some_and(|known| known.netns.cookie() == netns.cookie()) {
-            return Ok(());
+        let cookie = netns.cookie();
+        self.check_netns(&uid, cookie)?;
+        let refuse = |error| {
+            self.refused.borrow_mut().insert(uid.clone(), cookie);
+            error
+        };
+        let ips = addresses(&netns, &ips).map_err(refuse)?;
+        let (netns, removed) = (Arc::new(netns), CancellationToken::new());
+        let uid = uid.clone();
+        let pod = Pod { uid, namespace, name, service_account, netns, ips, capture, removed };
+        let former = self.served.borrow().get(&pod.uid).map(|served| served.pod.clone());
+        match &former {
+            Some(former) if former.netns.cookie() != cookie => self.remove(&pod.uid),
+            Some(former) if former.is_described_as(&pod) => {
+                self.name_source(&pod.uid, source);
+                return Ok(());
+            }
+            // What changed is put in force over the former, which stays captured meanwhile.
+            Some(_) | None => {}
         }
-        self.remove(&uid);
-        let (key, cookie) = (uid.clone(), netns.cookie());
-        let served = addresses(&netns, &ips).and_then(|ips| {
-            let (netns, removed) = (Arc::new(netns), CancellationToken::new());
-            self.serve(
-                Pod { uid, namespace, name, service_account, netns, ips, capture, removed },
-                source,
-            )
-        });
-        served.inspect_err(|_| {
-            self.refused.borrow_mut().insert(key, cookie);
-        })
+        // An earlier failure in the same namespace left it captured, and so refused, until this succeeds.
+        let earlier = self.refused.borrow_mut().remove(&pod.uid);
+        if let Some(earlier) = earlier.filter(|earlier| *earlier != cookie) {
+            self.withdraw(&pod.uid, earlier);
+        }
+        self.serve(pod, source).map_err(refuse)?;
+        if let Some(former) = former {
+            former.removed.cancel();
+        }
+        Ok(())
+    }
+
+    /// A namespace is one pod's, and not the daemon's own: its connections to the control plane must not be captured.
+    fn check_netns(&self, uid: &PodUid, cookie: u64) -> Result<(), AddError> {
+        if self.home == Some(cookie) {
+            return Err(AddError::OwnNetns);
+        }
+        let served = self.served.borrow();
+        let mut others = served.iter().filter(|(other, _)| *other != uid);
+        match others.find(|(_, served)| served.pod.netns.cookie() == cookie) {
+            Some((other, _)) => Err(AddError::SharedNetns { other: other.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn name_source(&self, uid: &PodUid, source: Source) {
+        if let Some(served) = self.served.borrow_mut().get_mut(uid)
+            && !served.sources.contains(&source)
+        {
+            served.sources.push(source);
+        }
     }
 
     fn serve(&self, pod: Pod, source: Source) -> Result<(), AddError> {
         let pod = Arc::new(pod);
         self.start(&pod)?;
         tracing::info!(uid = %pod.uid, pod = %pod.name, namespace = %pod.namespace, ips = ?pod.ips, "pod captured");
-        self.served.borrow_mut().insert(pod.uid.clone(), Served { pod, source });
+        let uid = pod.uid.clone();
+        let sources =
+            self.served.borrow_mut().remove(&uid).map_or_else(Vec::new, |former| former.sources);
+        self.served.borrow_mut().insert(uid.clone(), Served { pod, sources });
+        self.name_source(&uid, source);
         self.list();
         Ok(())
     }
@@ -180,7 +224,8 @@ impl Pods {
     fn prefetch(&self, pod: &Arc<Pod>) {
         let (node, pod) = (self.node.clone(), pod.clone());
         tokio::task::spawn_local(async move {
-            if let Ok(workload) = pod.workload(&node.store).await
+            let described = pod.removed.run_until_cancelled(pod.workload(&node.store)).await;
+            if let Some(Ok(workload)) = described
                 && let Some(identity) = workload.identity()
             {
                 node.identities.prefetch(identity);
@@ -231,19 +276,20 @@ impl PodTable for SourceView {
     }
 
     fn remove(&self, uid: &PodUid) {
-        let of_another = |served: &Served| served.source != self.source;
-        if !self.pods.served.borrow().get(uid).is_some_and(of_another) {
+        let mut named_by_others = false;
+        if let Some(served) = self.pods.served.borrow_mut().get_mut(uid) {
+            served.sources.retain(|source| *source != self.source);
+            named_by_others = !served.sources.is_empty();
+        }
+        if !named_by_others {
             self.pods.remove(uid);
         }
     }
 
     fn uids(&self) -> Vec<PodUid> {
         let served = self.pods.served.borrow();
-        served
-            .iter()
-            .filter(|(_, served)| served.source == self.source)
-            .map(|(uid, _)| uid.clone())
-            .collect()
+        let own = served.iter().filter(|(_, served)| served.sources.contains(&self.source));
+        own.map(|(uid, _)| uid.clone()).collect()
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::{
     task::spawn_local,
 };
 
-use super::{Dice, Node, Pod, inbound, live::Live, outbound, plaintext};
+use super::{Node, Pod, dial, inbound, live::Live, outbound, plaintext};
 use crate::pods::PodUid;
 
 /// Orders a thread may be behind with. A full queue means a thread that does not run: a pod is then refused, a tunnel
@@ -83,7 +83,6 @@ pub(super) struct DataThread {
     pub(super) node: Arc<Node>,
     pub(super) metrics: TrafficMetrics,
     pub(super) live: Rc<Live>,
-    pub(super) dice: Dice,
     index: usize,
     all: Arc<[Handle]>,
     pods: RefCell<BTreeMap<PodUid, Rc<LocalPod>>>,
@@ -173,7 +172,6 @@ fn start(
             node,
             metrics: TrafficMetrics::new(),
             live: Rc::default(),
-            dice: Dice::new(rand::random()),
             index,
             all,
             pods: RefCell::default(),
@@ -296,8 +294,7 @@ async fn accept(
             () = &mut stop => return,
             accepted = listener.accept() => match accepted {
                 Ok((tcp, peer)) => {
-                    // Nagle would hold a small frame back until the peer's delayed ACK, up to 40 ms on Linux.
-                    if tcp.set_nodelay(true).is_ok() {
+                    if dial::tune(&tcp).is_ok() {
                         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                         serve(thread.clone(), pod.clone(), tcp, peer);
                     }
@@ -324,25 +321,25 @@ async fn end_with_pod(thread: Rc<DataThread>, pod: Rc<LocalPod>) {
     pod.pool.close();
 }
 
-/// Judges open inbound connections again after each change of configuration.
+/// Judges open inbound connections again after each change of configuration that policy could see: of the policies, or
+/// of the destination's record. A pod whose record was taken away is judged by the last one.
 async fn judge_live(thread: Rc<DataThread>) {
-    let mut changes = thread.node.store.subscribe();
+    let store = &thread.node.store;
+    let mut changes = store.subscribe();
+    let mut judged = store.load();
     while changes.changed().await.is_ok() {
-        let snapshot = thread.node.store.load();
+        let snapshot = store.load();
+        let same_policies = snapshot.policies().same(judged.policies());
         thread.live.judge(|pod, subject| {
-            // A pod whose record was taken away has no policies of its own left to judge by; the connection was
-            // permitted, and its end comes with the pod.
-            let Some(workload) =
-                snapshot.workload_of(&pod.namespace, &pod.name, &pod.service_account)
-            else {
+            let current = snapshot.workload_of(&pod.namespace, &pod.name, &pod.service_account);
+            let current = current.unwrap_or(&subject.workload).clone();
+            if same_policies && Arc::ptr_eq(&current, &subject.workload) {
                 return Ok(());
-            };
-            policy::authorize(
-                snapshot.policies(),
-                workload.policy_destination(),
-                &subject.connection(),
-            )
-            .map(drop)
+            }
+            subject.workload = current;
+            let to = subject.workload.policy_destination();
+            policy::authorize(snapshot.policies(), to, &subject.connection()).map(drop)
         });
+        judged = snapshot;
     }
 }
