@@ -33,6 +33,7 @@ fn pods_reach_each_other_over_both_families_and_the_fabric_sees_it() {
     }
     let packets = tcpdump.stop().unwrap();
     assert_eq!(packets.ports_dialed().unwrap(), [80].into());
+    assert!(packets.contain("a page of the cart"));
     assert!(!packets.contain("a page of the till"));
 }
 
