@@ -151,10 +151,10 @@ fn on_the_wire(story: &mut Story, cast: &Cast) -> Result<()> {
             let output = stranger.run(&words)?;
             ensure!(output.status.success(), "{}", text(&output.stderr).trim());
             let packets = tcpdump.stop()?;
-            Ok(format!(
-                "{} packets on port 80, with the page's text in the clear",
-                packets.count("tcp port 80")?
-            ))
+            let count = packets.count("tcp port 80")?;
+            ensure!(count > 0, "no packet was recorded");
+            ensure!(packets.contain(SECRET), "the text {SECRET:?} was not recorded");
+            Ok(format!("{count} packets on port 80, with {SECRET:?} in the clear"))
         },
     );
     Ok(())
