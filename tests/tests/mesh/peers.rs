@@ -1,11 +1,12 @@
 //! Peers of the tunnel port that are wrong, broken or hostile: refused with a reason, and nobody else notices.
 
-use testbed::binaries;
+use anyhow::ensure;
 use testbed::manifests::{authorization_policy, from_principal};
+use testbed::{binaries, wait_for};
 
 use crate::certificates::{Files, Signer, Validity, issue};
 use crate::shop::Answer::{Refused, Served};
-use crate::shop::Shop;
+use crate::shop::{IN_FORCE, Shop};
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
@@ -28,14 +29,26 @@ fn certificate(shop: &Shop, name: &str, identity: Option<&str>, when: Validity) 
     issue(&shop.cluster.plan().dir(), name, Signer::Mesh(&data), identity, when)
 }
 
-/// The daemon has counted `reason`, has not panicked, and serves everyone else.
-fn check_calm(shop: &Shop, reason: &str) {
+/// Does `act`: the daemon then has counted each of `failures` so many times more, has not panicked, and serves everyone else.
+fn counted<T>(shop: &Shop, failures: &[(&str, f64)], act: impl FnOnce() -> T) -> T {
     let daemon = shop.cluster.daemon("b").unwrap();
-    let label = format!("reason=\"{reason}\"");
-    let count = daemon.metric("aquifer_failures_total", &[&label]).unwrap();
-    assert!(count >= 1.0, "no {label} in\n{}", daemon.metrics().unwrap());
+    let count = |reason: &str| {
+        let label = format!("reason=\"{reason}\"");
+        daemon.metric("aquifer_failures_total", &[&label]).unwrap()
+    };
+    let counts = || failures.iter().map(|(reason, _)| (*reason, count(reason)));
+    let before: Vec<_> = counts().collect();
+    let result = act();
+    wait_for("the failures to be counted", IN_FORCE, || {
+        let found: Vec<_> =
+            counts().zip(&before).map(|((reason, now), (_, then))| (reason, now - then)).collect();
+        ensure!(found == failures, "{found:?} and not {failures:?} in\n{}", daemon.metrics()?);
+        Ok(())
+    })
+    .unwrap();
     assert!(!daemon.log().unwrap().contains("panicked"));
     shop.attempt("shop/web", &format!("{}:7000", shop.pod("shop/cart").ip4())).unwrap();
+    result
 }
 
 #[test]
@@ -77,10 +90,10 @@ fn a_peer_without_a_good_certificate_gets_no_tunnel() {
         ),
     ];
     for (name, files, reason) in rows {
-        let said = peer(&shop, "ask", files.as_ref(), &[&connect]);
+        eprintln!("row: {name}");
+        let said =
+            counted(&shop, &[(reason, 1.0)], || peer(&shop, "ask", files.as_ref(), &[&connect]));
         assert!(said.len() == 1 && said[0].starts_with("refused: "), "{name}: {said:?}");
-        eprintln!("row: {name}: {said:?}");
-        check_calm(&shop, reason);
     }
 }
 
@@ -90,27 +103,31 @@ fn a_tunnel_leads_to_this_pods_application_and_nowhere_else() {
     let files = certificate(&shop, "good", Some(WEB), Validity::Current);
     let (cart, near) = (shop.pod("shop/cart").ip4(), shop.pod("shop/near").ip4());
     let rows = [
-        (format!("CONNECT {cart}:7000"), "200"),
-        (format!("CONNECT {near}:7000"), "400"),
-        ("CONNECT 127.0.0.1:7000".to_owned(), "400"),
-        (format!("CONNECT {cart}"), "400"),
-        (format!("CONNECT {cart}:0"), "400"),
-        (format!("CONNECT {cart}:99999"), "400"),
-        ("CONNECT no.such.host:7000".to_owned(), "503"),
-        (format!("CONNECT {cart}:15008"), "503"),
-        (format!("CONNECT {cart}:15006"), "503"),
-        (format!("CONNECT {cart}:9"), "503"),
-        (format!("GET {cart}:7000"), "400"),
-        (format!("CONNECT {cart}:7001"), "200"),
+        (format!("CONNECT {cart}:7000"), "200", None),
+        (format!("CONNECT {near}:7000"), "400", Some("connect_not_this_pod")),
+        ("CONNECT 127.0.0.1:7000".to_owned(), "400", Some("connect_not_this_pod")),
+        (format!("CONNECT {cart}"), "400", Some("connect_authority")),
+        (format!("CONNECT {cart}:0"), "400", Some("connect_authority")),
+        (format!("CONNECT {cart}:99999"), "400", Some("connect_authority")),
+        ("CONNECT no.such.host:7000".to_owned(), "503", Some("connect_unknown_host")),
+        (format!("CONNECT {cart}:15008"), "503", Some("own_port")),
+        (format!("CONNECT {cart}:15006"), "503", Some("own_port")),
+        (format!("CONNECT {cart}:9"), "503", Some("dial_refused")),
+        (format!("GET {cart}:7000"), "400", Some("connect_method")),
+        (format!("CONNECT {cart}:7001"), "200", None),
     ];
-    let requests: Vec<&str> = rows.iter().map(|(request, _)| request.as_str()).collect();
-    let found = peer(&shop, "ask", Some(&files), &requests);
-    let expected: Vec<&str> = rows.iter().map(|(_, status)| *status).collect();
+    let requests: Vec<&str> = rows.iter().map(|(request, ..)| request.as_str()).collect();
+    let mut failures: Vec<(&str, f64)> = Vec::new();
+    for reason in rows.iter().filter_map(|(.., reason)| *reason) {
+        match failures.last_mut() {
+            Some((last, count)) if *last == reason => *count += 1.0,
+            Some(_) | None => failures.push((reason, 1.0)),
+        }
+    }
+    let found = counted(&shop, &failures, || peer(&shop, "ask", Some(&files), &requests));
+    let expected: Vec<&str> = rows.iter().map(|(_, status, _)| *status).collect();
     let table: Vec<_> = requests.iter().zip(&found).collect();
     assert_eq!(found, expected, "{table:?}");
-    for reason in ["connect_authority", "connect_not_this_pod", "connect_method", "own_port"] {
-        check_calm(&shop, reason);
-    }
 }
 
 #[test]
@@ -132,24 +149,36 @@ fn policy_sees_the_identity_of_the_certificate_and_not_the_address() {
 #[test]
 fn garbage_silence_and_floods_end_without_harm() {
     let Some(shop) = Shop::open() else { return };
-    let said = peer(&shop, "garbage", None, &[]);
-    assert!(
-        said[0].starts_with("closed after 0 s") || said[0].starts_with("cut off after 0 s"),
-        "{said:?}"
-    );
-    check_calm(&shop, "tls_failed");
+    let said = counted(&shop, &[("tls_failed", 1.0)], || peer(&shop, "garbage", None, &[]));
+    assert_eq!(seconds(&said), 0, "{said:?}");
 
-    let said = peer(&shop, "stall", None, &[]);
-    assert!(
-        said[0].contains(" after 1") || said[0].contains(" after 9"),
-        "ten seconds are allowed: {said:?}"
-    );
-    check_calm(&shop, "tls_timeout");
+    let said = counted(&shop, &[("tls_timeout", 1.0)], || peer(&shop, "stall", None, &[]));
+    assert!((9..=15).contains(&seconds(&said)), "ten seconds are allowed: {said:?}");
 
     let files = certificate(&shop, "flood", Some(WEB), Validity::Current);
     let authority = format!("{}:7000", shop.pod("shop/cart").ip4());
+    let daemon = shop.cluster.daemon("b").unwrap();
+    let streams = |metric| daemon.metric(metric, &["reporter=\"destination\""]).unwrap();
+    let (opened, closed) =
+        ("istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total");
+    let before = (streams(opened), streams(closed));
     let said = peer(&shop, "flood", Some(&files), &["--authority", &authority]);
     // The limit that the daemon announces, and the one stream that h2 lets wait for its turn.
     assert!(["held back after 200", "held back after 201"].contains(&said[0].as_str()), "{said:?}");
-    shop.attempt("shop/web", &authority).unwrap();
+    // The daemon has had no stream above its limit, and keeps none when the tunnel is gone.
+    wait_for("the end of all streams", IN_FORCE, || {
+        let found = (streams(opened) - before.0, streams(closed) - before.1);
+        ensure!(found == (200.0, 200.0), "opened and closed: {found:?}");
+        Ok(())
+    })
+    .unwrap();
+    counted(&shop, &[], || ());
+}
+
+/// The number in `closed after 10 s` and `cut off after 10 s: reset`.
+fn seconds(said: &[String]) -> u64 {
+    let number = said[0].split_once(" after ").and_then(|(_, rest)| rest.split_once(" s"));
+    number
+        .and_then(|(number, _)| number.parse().ok())
+        .unwrap_or_else(|| panic!("it does not say how long: {said:?}"))
 }
