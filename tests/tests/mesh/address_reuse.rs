@@ -11,6 +11,7 @@ use crate::shop::{IN_FORCE, Shop};
 fn a_reused_address_does_not_inherit_the_rights_of_its_last_owner() {
     let Some(mut shop) = Shop::open() else { return };
     let cart = format!("{}:7000", shop.pod("shop/cart").ip4());
+    let near = format!("{}:7000", shop.pod("shop/near").ip4());
     let yaml =
         authorization_policy("shop/callers", "ALLOW", "cart", &from_principal("shop", "web"));
     shop.cluster.apply("policy.yaml", &yaml).unwrap();
@@ -20,10 +21,25 @@ fn a_reused_address_does_not_inherit_the_rights_of_its_last_owner() {
     shop.cluster.remove_pod("shop/web").unwrap();
     let heir = shop.cluster.add_pod(PodSpec::new("data/heir", "a")).unwrap();
     assert_eq!(heir.ips(), old);
-    // Never served, not even at first: every attempt counts.
+    // Never served, neither at first nor once it is in the mesh as whoever it is: every attempt counts.
     for _ in 0..20 {
         shop.attempt("data/heir", &cart).unwrap_err();
     }
+    shop.expect(&near, &[("data/heir", Served)]);
+    let refusals = |shop: &Shop| {
+        let daemon = shop.cluster.daemon("b").unwrap();
+        daemon.metric("aquifer_denials_total", &["reason=\"policy_no_allow\""]).unwrap()
+    };
+    let before = refusals(&shop);
+    for _ in 0..20 {
+        shop.attempt("data/heir", &cart).unwrap_err();
+    }
+    assert!(refusals(&shop) - before >= 20.0, "something else than policy refused the heir");
+    // Nothing but the policy was in its way.
+    shop.cluster.delete("policy.yaml").unwrap();
+    shop.expect(&cart, &[("data/heir", Served)]);
+    shop.cluster.apply("policy.yaml", &yaml).unwrap();
+    shop.expect(&cart, &[("data/heir", Refused)]);
 
     shop.cluster.remove_pod("data/heir").unwrap();
     let web = shop.cluster.add_pod(PodSpec::new("shop/web", "a")).unwrap();
