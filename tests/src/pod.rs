@@ -209,6 +209,18 @@ impl Pod {
         Ok(iperf3)
     }
 
+    /// Starts socat as an echo server on port 7.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn echo(&self) -> Result<Process> {
+        // An IPv6 socket, which takes IPv4 as well.
+        let mut echo =
+            self.spawn("echo", &["socat", "TCP6-LISTEN:7,fork,reuseaddr", "EXEC:cat"])?;
+        echo.wait_listening(7)?;
+        Ok(echo)
+    }
+
     /// Starts our load tool's servers: echo on 7000, sink on 7001, source on 7002, checksum on 7003, parting on
     /// 7004, reset on 7005, on every address.
     ///

@@ -9,11 +9,12 @@ use anyhow::{Result, bail};
 use crate::{EbpfOptions, Offline, command::run, debian, ebpf, place::Place};
 
 /// The programs that run in the testbed's pods, and what builds its network.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 9] = [
     "nginx-light",
     "redis-server",
     "redis-tools",
     "iperf3",
+    "socat",
     "curl",
     "tcpdump",
     "iproute2",

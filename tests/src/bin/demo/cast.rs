@@ -1,4 +1,4 @@
-//! Who plays in the demo: two nodes, seven pods, three services, and the programs in them.
+//! Who plays in the demo: two nodes, eight pods, four services, and the programs in them.
 //!
 //! In: nothing. Out: a [`Cast`]: the cluster and its programs, and how a command of a pod is shown and run.
 
@@ -33,10 +33,12 @@ impl Cast {
             .pod(PodSpec::new("data/batch", "a"))
             .pod(PodSpec::new("data/redis", "b"))
             .pod(PodSpec::new("data/meter", "b"))
+            .pod(PodSpec::new("data/echo", "b"))
             .pod(PodSpec::new("street/stranger", "a"))
             .service(ServiceSpec::new("shop/cart").port(80, 80))
             .service(ServiceSpec::new("data/redis").port(6379, 6379))
-            .service(ServiceSpec::new("data/meter").port(5201, 5201).port(7, 7000))
+            .service(ServiceSpec::new("data/meter").port(5201, 5201))
+            .service(ServiceSpec::new("data/echo").port(7, 7))
             .start()?;
         let programs = vec![
             cluster.pod("shop/cart")?.nginx(SECRET)?,
@@ -45,6 +47,7 @@ impl Cast {
             cluster.pod("data/redis")?.redis()?,
             cluster.pod("data/meter")?.iperf3()?,
             cluster.pod("data/meter")?.load_servers()?,
+            cluster.pod("data/echo")?.echo()?,
         ];
         Ok(Cast { cluster, programs })
     }

@@ -37,7 +37,9 @@ fn main() -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    binaries::require(&["nginx", "redis-server", "redis-cli", "iperf3", "curl", "tcpdump", "ip"])?;
+    let programs =
+        ["nginx", "redis-server", "redis-cli", "iperf3", "socat", "curl", "tcpdump", "ip"];
+    binaries::require(&programs)?;
     let start = Instant::now();
     let mut story = Story::new();
     story.chapter("A cluster of network namespaces");

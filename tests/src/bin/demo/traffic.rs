@@ -70,6 +70,18 @@ fn by_service(story: &mut Story, cast: &Cast) -> Result<()> {
             Ok(format!("(integer) {}", answer.trim()))
         },
     );
+    let echo = cast.cluster.service("data/echo")?.0;
+    let line = format!("echo is anybody there | socat -t 5 - TCP:{echo}:7");
+    let words = ["sh", "-c", &line];
+    story.claim(
+        "socat in data/echo sends back a line through service data/echo",
+        &cast.shown("data/batch", &words),
+        || {
+            let answer = cast.ask("data/batch", &words)?;
+            ensure!(answer == "is anybody there\n", "it answered {answer:?}");
+            Ok(answer)
+        },
+    );
     let meter = cast.cluster.service("data/meter")?.0.to_string();
     let words = ["iperf3", "--client", &meter, "--time", "1", "--format", "M"];
     story.claim(
