@@ -27,6 +27,9 @@ use crate::pod::Pod;
 use crate::tcpdump::{Mark, Tcpdump};
 use crate::teardown;
 
+/// The interface that every packet between two nodes passes.
+pub const FABRIC: &str = "fabric0";
+
 /// A cluster that runs.
 #[derive(Debug)]
 pub struct Cluster {
@@ -134,8 +137,15 @@ impl Cluster {
     pub fn tcpdump(&self, name: &str, filter: &str) -> Result<Tcpdump> {
         let from = Place::new(self.plan, "control", "control")?;
         let mark = Mark { from, to: self.plan.node_ip4(1).into() };
-        let fabric = Place::new(self.plan, "fabric", "control")?;
-        Tcpdump::start(&fabric, "fabric0", name, filter, mark)
+        Tcpdump::start(&self.fabric()?, FABRIC, name, filter, mark)
+    }
+
+    /// Where the wire between the nodes is; its interface is [`FABRIC`].
+    ///
+    /// # Errors
+    /// If the script that leads there cannot be made.
+    pub fn fabric(&self) -> Result<Place> {
+        Place::new(self.plan, "fabric", "control")
     }
 
     /// The folder of manifests that pilot watches.

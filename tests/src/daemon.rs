@@ -95,17 +95,19 @@ impl Daemon {
         process.terminate().map(drop)
     }
 
-    /// Runs `ztunnel uninstall`: nothing of it may stay in the kernel.
+    /// Runs [`Daemon::uninstallation`]: nothing of it may stay in the kernel.
     ///
     /// # Errors
     /// If it fails.
-    pub fn uninstall(&self) -> Result<()> {
-        let mut command =
-            self.place.command(&[&self.config.binary.display().to_string(), "uninstall"]);
-        command.envs(self.variables());
-        let output = crate::command::output(command, "")?;
-        ensure!(output.status.success(), "ztunnel uninstall: {}", text(&output.stderr));
-        Ok(())
+    pub fn uninstall(&self) -> Result<String> {
+        let words = self.uninstallation();
+        self.ask(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The command that uninstalls it, to be run on its node. Without its own folder it would act on the host's pins.
+    pub fn uninstallation(&self) -> [String; 4] {
+        let pins = format!("AQUIFER_PIN_DIR={}", self.config.pin_dir.display());
+        ["env".to_owned(), pins, self.config.binary.display().to_string(), "uninstall".to_owned()]
     }
 
     /// Registers a pod; returns once its traffic is captured.
@@ -114,6 +116,11 @@ impl Daemon {
     /// If the daemon refuses.
     pub fn register(&self, pod: &Pod) -> Result<()> {
         self.request(&json!({ "add": pod.registration() }))
+    }
+
+    /// The socket that pods are registered at.
+    pub fn socket(&self) -> PathBuf {
+        self.config.state_dir.join("pods.sock")
     }
 
     /// Takes a pod out of the mesh.
@@ -209,7 +216,7 @@ impl Daemon {
     }
 
     fn request(&self, request: &Value) -> Result<()> {
-        let path = self.config.state_dir.join("pods.sock");
+        let path = self.socket();
         let mut stream = UnixStream::connect(&path)
             .with_context(|| format!("connecting to {}", path.display()))?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -236,7 +243,7 @@ impl Daemon {
             ("AQUIFER_CGROUP", (&self.place.cgroup).into()),
             ("AQUIFER_PIN_DIR", (&config.pin_dir).into()),
             ("AQUIFER_POD_DIR", state.join("pods").into()),
-            ("AQUIFER_POD_SOCKET", state.join("pods.sock").into()),
+            ("AQUIFER_POD_SOCKET", self.socket().into()),
             ("CONNECTION_TERMINATION_DEADLINE", "2s".into()),
             ("RUST_LOG", "info".into()),
         ];

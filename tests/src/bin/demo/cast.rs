@@ -3,6 +3,7 @@
 //! In: nothing. Out: a [`Cast`]: the cluster and its programs, and how a command of a pod is shown and run.
 
 use anyhow::{Context as _, Result, bail};
+use testbed::cluster::FABRIC;
 use testbed::command::text;
 use testbed::{Cluster, Pod, PodSpec, Process, ServiceSpec};
 
@@ -63,6 +64,15 @@ impl Cast {
     /// What a person would type to run `words` in pod `path`.
     pub(crate) fn shown(&self, path: &str, words: &[&str]) -> String {
         self.pod(path).map_or_else(|error| error.to_string(), |pod| pod.place().shown(words))
+    }
+
+    /// What a person would type to see, from then on, the packets between the nodes that match `filter`.
+    ///
+    /// # Errors
+    /// If there is no way to the fabric.
+    pub(crate) fn watch(&self, filter: &str) -> Result<String> {
+        let words = ["tcpdump", "-l", "-n", "-A", "-i", FABRIC, filter];
+        Ok(format!("{} &", self.cluster.fabric()?.shown(&words)))
     }
 
     /// Runs `words` in pod `path`; they must succeed.

@@ -40,7 +40,7 @@ fn policy(story: &mut Story, cast: &Cast) -> Result<()> {
     yaml.lines().skip(1).for_each(|line| story.say(&format!("    {line}")));
     let words = curl_cart(cast)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let shown = format!("edit {}\n{}", path.display(), cast.shown("shop/web", &words));
+    let shown = format!("# save this as {}\n{}", path.display(), cast.shown("shop/web", &words));
     story.claim("within a second shop/web is refused", &shown, || {
         cast.cluster.apply("policy.yaml", &yaml)?;
         let saved = Instant::now();
@@ -125,7 +125,8 @@ fn strict(story: &mut Story, cast: &Cast) -> Result<()> {
     let yaml = peer_authentication("shop", "STRICT");
     let path = cast.cluster.manifest_dir().join("strict.yaml");
     yaml.lines().skip(1).for_each(|line| story.say(&format!("    {line}")));
-    let shown = format!("edit {}\n{}", path.display(), cast.shown("street/stranger", &words));
+    let shown =
+        format!("# save this as {}\n{}", path.display(), cast.shown("street/stranger", &words));
     story.claim("with mode STRICT the stranger is refused within a second", &shown, || {
         cast.cluster.apply("strict.yaml", &yaml)?;
         let saved = Instant::now();

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
+use testbed::command::run;
 use testbed::{teardown, wait_for};
 
 use crate::cast::{Cast, SECRET};
@@ -62,7 +63,7 @@ fn adopted(story: &mut Story, cast: &mut Cast) -> Result<()> {
     let pins = cast.cluster.daemon("a")?.pin_dir().to_owned();
     story.claim(
         "it adopts the pinned programs and maps: none is made anew",
-        &format!("find {}", pins.display()),
+        &format!("find {} -type f -printf '%i %p\\n'", pins.display()),
         || {
             let before = pinned(&pins)?;
             ensure!(!before.is_empty(), "nothing was pinned in {}", pins.display());
@@ -84,12 +85,9 @@ fn left(story: &mut Story, cast: &Cast) -> Result<()> {
     let to = format!("{}:7000", meter.ip4());
     let load = testbed::binaries::ours("load")?.display().to_string();
     let words = [&load, "rr", "--seconds", "0.2", "--to", &to];
-    let socket = cast.cluster.plan().dir().join("node-a/pods.sock");
-    let remove = format!(
-        "echo '{{\"remove\":{{\"uid\":\"{}\"}}}}' | nc -NU {}",
-        batch.uid(),
-        socket.display()
-    );
+    let socket = cast.cluster.daemon("a")?.socket().display().to_string();
+    let request = format!("{{\"remove\":{{\"uid\":\"{}\"}}}}", batch.uid());
+    let remove = format!("echo '{request}' | socat -t 5 - UNIX-CONNECT:{socket}");
     let command = format!("{remove}\n{}", cast.shown("data/batch", &words));
     story.claim(
         "un-enrolled, data/batch speaks plain TCP again, past the daemon",
@@ -98,7 +96,8 @@ fn left(story: &mut Story, cast: &Cast) -> Result<()> {
             let tcpdump = cast
                 .cluster
                 .tcpdump("left", &format!("host {} and host {}", batch.ip4(), meter.ip4()))?;
-            cast.cluster.daemon("a")?.unregister(batch)?;
+            let answer = run("sh", ["-c", &remove])?;
+            ensure!(answer == "{\"ok\":true}\n", "the daemon answered {answer:?}");
             cast.ask("data/batch", &words)?;
             let packets = tcpdump.stop()?;
             let ports = packets.ports_dialed()?;
@@ -114,8 +113,11 @@ pub(crate) fn tell_the_end(story: &mut Story, mut cast: Cast) -> Result<()> {
     story.chapter("Uninstalled");
     let mut commands = String::new();
     for node in ["a", "b"] {
-        let place = cast.cluster.daemon(node)?.place().clone();
-        commands += &format!("{}\n", place.shown(&["ztunnel", "uninstall"]));
+        let daemon = cast.cluster.daemon(node)?;
+        let words = daemon.uninstallation();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        commands += &format!("kill {}\n", daemon.process()?.pid());
+        commands += &format!("{}\n", daemon.place().shown(&words));
     }
     story.claim("`ztunnel uninstall` leaves nothing in the kernel", &commands, || {
         for node in ["a", "b"] {

@@ -133,7 +133,7 @@ fn on_the_wire(story: &mut Story, cast: &Cast) -> Result<()> {
     let url = format!("http://{}/", cart.ip4());
     let words = ["curl", "-sS", "--max-time", "5", &url];
     let filter = format!("host {} and host {}", web.ip4(), cart.ip4());
-    let command = format!("tcpdump -i fabric0 '{filter}' &\n{}", cast.shown("shop/web", &words));
+    let command = format!("{}\n{}", cast.watch(&filter)?, cast.shown("shop/web", &words));
     story.claim(
         "between web and cart only port 15008 is spoken, and the page's text is nowhere in it",
         &command,
@@ -153,8 +153,7 @@ fn on_the_wire(story: &mut Story, cast: &Cast) -> Result<()> {
     );
     let stranger = cast.pod("street/stranger")?;
     let filter = format!("host {} and host {}", stranger.ip4(), cart.ip4());
-    let command =
-        format!("tcpdump -i fabric0 '{filter}' &\n{}", cast.shown("street/stranger", &words));
+    let command = format!("{}\n{}", cast.watch(&filter)?, cast.shown("street/stranger", &words));
     story.claim(
         "by contrast: the stranger, who is not in the mesh, is read by anyone",
         &command,
