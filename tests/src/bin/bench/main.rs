@@ -57,7 +57,11 @@ fn main() -> Result<()> {
     }
     for (name, count) in [("workloads-10000", 10_000), ("workloads-100000", 100_000)] {
         if is_wanted(&cli.rows, name) {
-            let found = memory::with_workloads(count)?;
+            let mut found = memory::with_workloads(count)?;
+            if let Some(peer) = &cli.peer {
+                let of_peer = memory::peer_with_workloads(count, peer);
+                found.extend(memory::or_why_not("peer", name, of_peer));
+            }
             println!("{}", table::render(&found));
             rows.extend(found);
         }
@@ -80,7 +84,10 @@ fn measure(cli: &Cli, congestion: Congestion, name: &str) -> Result<Vec<Row>> {
         rows.extend(measure_load(cli, &rig, load, name));
     }
     if congestion == Congestion::Reno && is_wanted(&cli.rows, "memory") {
-        rows.extend(memory::at_rest_and_idle(&mut rig)?);
+        for (path, cluster) in &mut rig.clusters {
+            let found = memory::at_rest_and_idle(path, cluster);
+            rows.extend(memory::or_why_not(path, "memory", found));
+        }
     }
     println!("{}", table::render(&rows));
     Ok(rows)

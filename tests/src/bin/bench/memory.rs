@@ -1,17 +1,17 @@
-//! How much memory the daemon takes: at rest, for each idle connection, and with many workloads known.
+//! How much memory the daemon takes, ours or a peer: at rest, for each idle connection, and with many workloads known.
 //!
-//! In: a rig, or a number of workloads. Out: rows like those of the loads, with bytes for values.
+//! In: a cluster, or a number of workloads. Out: rows like those of the loads, with bytes for values.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use testbed::load::Report;
 use testbed::wait::{PATIENCE, wait_for};
-use testbed::{Cluster, Daemon, PodSpec, binaries};
+use testbed::{Builder, Cluster, Daemon, PodSpec, binaries};
 
-use crate::rig::Rig;
 use crate::sample::Row;
 
 const CONNECTIONS: u32 = 1000;
@@ -19,8 +19,7 @@ const CONNECTIONS: u32 = 1000;
 const SETTLED: Duration = Duration::from_secs(3);
 
 /// Fresh daemons at rest, and the same with idle connections through both.
-pub(crate) fn at_rest_and_idle(rig: &mut Rig) -> Result<Vec<Row>> {
-    let cluster = rig.ours()?;
+pub(crate) fn at_rest_and_idle(path: &str, cluster: &mut Cluster) -> Result<Vec<Row>> {
     for node in ["a", "b"] {
         cluster.daemon_mut(node)?.restart()?;
     }
@@ -55,28 +54,44 @@ pub(crate) fn at_rest_and_idle(rig: &mut Rig) -> Result<Vec<Row>> {
     ensure!(held.wait()?.success(), "idle connections were lost");
     let each = |at: usize| (after[at] - before[at]) / f64::from(CONNECTIONS);
     Ok(vec![
-        row("daemon at rest", at_rest[0].max(at_rest[1]) / 1e6, "MB"),
-        row("idle connection, outbound side", each(0), "bytes"),
-        row("idle connection, inbound side", each(1), "bytes"),
+        row(path, "daemon at rest", at_rest[0].max(at_rest[1]) / 1e6, "MB"),
+        row(path, "idle connection, outbound side", each(0), "bytes"),
+        row(path, "idle connection, inbound side", each(1), "bytes"),
     ])
 }
 
-/// A fresh daemon that knows `count` workloads.
+/// A fresh daemon of ours that knows `count` workloads.
 pub(crate) fn with_workloads(count: u32) -> Result<Vec<Row>> {
-    let cluster = Cluster::builder()
+    let cluster = description(count).start()?;
+    let memory = knowing("mesh", &cluster, count)?;
+    let applied = one_change(&cluster, count)?;
+    let changed = row("mesh", &format!("one changed among {count}"), applied * 1e6, "us");
+    Ok(vec![memory, changed])
+}
+
+/// As [`with_workloads`], of a peer; how long one change takes is told by our daemon's metric alone.
+pub(crate) fn peer_with_workloads(count: u32, binary: &Path) -> Result<Vec<Row>> {
+    let cluster = description(count).daemon(binary.to_owned()).start()?;
+    Ok(vec![knowing("peer", &cluster, count)?])
+}
+
+fn description(count: u32) -> Builder {
+    Cluster::builder()
         .nodes(&["a"])
         .ambient("mesh")
         .pod(PodSpec::new("mesh/client", "a"))
         .manifest("many.yaml", &many(count))
         .manifest("one.yaml", &pod(count, "first"))
-        .start()?;
+}
+
+fn knowing(path: &str, cluster: &Cluster, count: u32) -> Result<Row> {
     let daemon = cluster.daemon("a")?;
-    let dump = daemon.config_dump()?;
-    let known = dump["workloads"].as_array().map_or(0, Vec::len);
-    ensure!(known >= count as usize, "the daemon knows {known} workloads of {count}");
-    let memory = row(&format!("{count} workloads"), resident_of(daemon)? / 1e6, "MB");
-    let applied = one_change(&cluster, count)?;
-    Ok(vec![memory, row(&format!("one changed among {count}"), applied * 1e6, "us")])
+    wait_for("all workloads to be known", PATIENCE, || {
+        let known = daemon.config_dump()?["workloads"].as_array().map_or(0, Vec::len);
+        ensure!(known >= count as usize, "the daemon knows {known} workloads of {count}");
+        Ok(())
+    })?;
+    Ok(row(path, &format!("{count} workloads"), resident_of(daemon)? / 1e6, "MB"))
 }
 
 /// Seconds the daemon takes to decode one changed workload and to put it in force.
@@ -117,8 +132,16 @@ fn resident_of(daemon: &Daemon) -> Result<f64> {
     })
 }
 
-fn row(load: &str, value: f64, unit: &str) -> Row {
-    let (path, load) = ("mesh".to_owned(), load.to_owned());
+/// The rows of `path`, or one that says why there are none: a daemon that lacks something must not cost the others' rows.
+pub(crate) fn or_why_not(path: &str, load: &str, found: Result<Vec<Row>>) -> Vec<Row> {
+    found.unwrap_or_else(|error| {
+        let (path, load) = (path.to_owned(), load.to_owned());
+        vec![Row { path, load, note: Some(format!("{error:#}")), ..Row::default() }]
+    })
+}
+
+fn row(path: &str, load: &str, value: f64, unit: &str) -> Row {
+    let (path, load) = (path.to_owned(), load.to_owned());
     Row { path, load, value: Some(value), unit: unit.to_owned(), runs: 1, ..Row::default() }
 }
 

@@ -39,7 +39,8 @@ pub(crate) struct Lane {
 
 /// The clusters, their programs and the lanes through them.
 pub(crate) struct Rig {
-    clusters: Vec<Cluster>,
+    /// Every cluster, whose daemons the memory rows look at, with the name of its lane.
+    pub(crate) clusters: Vec<(&'static str, Cluster)>,
     programs: Vec<Process>,
     /// What is compared.
     pub(crate) lanes: Vec<Lane>,
@@ -62,14 +63,9 @@ impl Rig {
         Ok(rig)
     }
 
-    /// Our cluster, whose daemons the memory rows look at.
-    pub(crate) fn ours(&mut self) -> Result<&mut Cluster> {
-        self.clusters.first_mut().context("the rig has no cluster")
-    }
-
     /// What the load tool and iperf3 say of the same wire, in MB/s.
     pub(crate) fn check_against_iperf3(&mut self, seconds: f64) -> Result<(f64, f64)> {
-        let cluster = self.clusters.first().context("the rig has no cluster")?;
+        let (_, cluster) = self.clusters.first().context("the rig has no cluster")?;
         let (client, server) = (cluster.pod("plain/client")?, cluster.pod("plain/server")?);
         let _iperf3 = server.iperf3()?;
         let host = server.ip4().to_string();
@@ -116,7 +112,7 @@ impl Rig {
         };
         self.lanes.push(mesh("mesh", "mesh/server", vec![b], servers)?);
         self.lanes.push(mesh("mesh-same-node", "mesh/near", Vec::new(), near_servers)?);
-        self.clusters.push(cluster);
+        self.clusters.push(("mesh", cluster));
         Ok(())
     }
 
@@ -169,7 +165,7 @@ impl Rig {
             far_proxies: vec![cluster.daemon("b")?.process()?.pid()],
             servers,
         });
-        self.clusters.push(cluster);
+        self.clusters.push(("peer", cluster));
         Ok(())
     }
 
