@@ -24,7 +24,7 @@ pub(crate) struct Load {
 /// Where the processes of a load run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Placement {
-    /// Wherever the scheduler puts them.
+    /// Wherever the scheduler puts them, on all CPUs that the bench itself may use.
     Free,
     /// The client and its node's proxy on CPU 0, the server and its node's proxy on CPU 1.
     Pinned,

@@ -56,6 +56,17 @@ impl Moment {
     }
 }
 
+/// The CPUs this process may use, as `taskset -c` takes them: `0-3,6`.
+pub(crate) fn own_cpus() -> Result<String> {
+    let status =
+        fs::read_to_string("/proc/self/status").context("reading this process's status")?;
+    Ok(allowed(&status).context("the status has no list of CPUs")?.to_owned())
+}
+
+fn allowed(status: &str) -> Option<&str> {
+    status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).map(str::trim)
+}
+
 /// The time all CPUs spent in processes: user, nice and system, in hundredths of a second. Interrupts belong to nobody.
 fn busy(stat: &str) -> Option<Duration> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
@@ -72,6 +83,12 @@ mod tests {
     fn processes_time_is_counted_and_interrupts_are_not() {
         let stat = "cpu  100 20 30 4000 5 600 700 8 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n";
         assert_eq!(busy(stat), Some(Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn the_list_of_cpus_is_as_the_kernel_writes_it() {
+        let status = "Name:\tbench\nCpus_allowed:\t4f\nCpus_allowed_list:\t0-3,6\n";
+        assert_eq!(allowed(status), Some("0-3,6"));
     }
 
     #[test]

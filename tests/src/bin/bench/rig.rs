@@ -12,7 +12,7 @@ use testbed::network::Tcp;
 use testbed::{Cluster, Pod, PodSpec, Process, binaries};
 
 use crate::load_rows::{Load, Placement};
-use crate::machine::Moment;
+use crate::machine::{Moment, own_cpus};
 use crate::sample::Sample;
 
 /// The congestion control of a run.
@@ -227,11 +227,12 @@ impl Lane {
     /// Moves the server and the proxies where the load wants them.
     fn place(&self, placement: Placement) -> Result<()> {
         let far = self.far_proxies.iter().chain([&self.servers]);
+        let all = own_cpus()?;
         for (pids, pinned) in
             [(self.near_proxies.iter().collect::<Vec<_>>(), "0"), (far.collect(), "1")]
         {
             let cpus = match placement {
-                Placement::Free => "0-1",
+                Placement::Free => &all,
                 Placement::Pinned => pinned,
             };
             for pid in pids {
