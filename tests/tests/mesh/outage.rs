@@ -1,9 +1,13 @@
 //! What happens when a part dies: nothing goes in the clear, and its successor carries on.
 
+use std::thread;
+
+use anyhow::ensure;
 use testbed::wait::wait_until;
+use testbed::wait_for;
 
 use crate::shop::Answer::{Refused, Served};
-use crate::shop::{IN_FORCE, Shop};
+use crate::shop::{IN_FORCE, Shop, description};
 
 #[test]
 fn without_its_daemon_a_pod_neither_connects_nor_is_connected_to() {
@@ -63,6 +67,36 @@ fn a_daemon_that_is_told_to_end_refuses_like_one_that_died() {
     shop.expect(&to, &[("shop/web", Refused)]);
     shop.cluster.daemon_mut("a").unwrap().restart().unwrap();
     shop.expect(&to, &[("shop/web", Served)]);
+}
+
+#[test]
+fn a_daemon_that_is_told_to_end_lets_open_connections_finish() {
+    let description = description().variable("CONNECTION_TERMINATION_DEADLINE", "60s");
+    let Some(mut shop) = Shop::of(description) else { return };
+    let (web, to) = (shop.pod("shop/web").clone(), format!("{}:7000", shop.pod("shop/cart").ip4()));
+    // Node b accepts the tunnel, node a opens it.
+    for node in ["b", "a"] {
+        shop.expect(&to, &[("shop/web", Served)]);
+        let daemon = shop.cluster.daemon(node).unwrap();
+        let open = || daemon.metric("istio_tcp_connections_opened_total", &[]);
+        let before = open().unwrap();
+        let (client, server) = (web.clone(), to.clone());
+        let held = thread::spawn(move || client.load("rr", &server, &["--seconds", "3"]));
+        wait_for("the connection", IN_FORCE, || {
+            ensure!(open()? > before, "it is not there");
+            Ok(())
+        })
+        .unwrap();
+        let pid = daemon.process().unwrap().pid().to_string();
+        testbed::command::run("kill", ["-TERM", &pid]).unwrap();
+        shop.expect(&to, &[("shop/web", Refused)]);
+        assert!(!held.is_finished(), "nothing was open while node {node} refused");
+        let report = held.join().unwrap().unwrap();
+        assert_eq!((report.errors, &report.first_error), (0, &None), "node {node}");
+        // The last connection's end ends the wait: a minute would be past the testbed's patience.
+        shop.cluster.daemon_mut(node).unwrap().stop().unwrap();
+        shop.cluster.daemon_mut(node).unwrap().restart().unwrap();
+    }
 }
 
 #[test]
