@@ -33,6 +33,9 @@ enum Command {
     Validate {
         /// The folder.
         folder: PathBuf,
+        /// The namespace whose policies count for the whole mesh.
+        #[arg(long, default_value = "istio-system")]
+        root_namespace: String,
     },
     /// Prints the token by which a node proves who it is, and makes it if there is none.
     NodeToken {
@@ -99,7 +102,7 @@ struct Serve {
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Serve(arguments) => serve(*arguments)?,
-        Command::Validate { folder } => return validate(folder),
+        Command::Validate { folder, root_namespace } => return validate(folder, &root_namespace),
         Command::NodeToken { node, data } => println!("{}", NodeTokens::new(&data).issue(&node)?),
         Command::RootCert { data, trust_domain } => {
             print!("{}", CertificateAuthority::open(&data, &trust_domain)?.root_pem());
@@ -108,10 +111,10 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn validate(folder: PathBuf) -> anyhow::Result<ExitCode> {
+fn validate(folder: PathBuf, root_namespace: &str) -> anyhow::Result<ExitCode> {
     let mut folder = Folder::new(folder);
     folder.refresh(&HashSet::new())?;
-    let (manifests, problems) = folder.load();
+    let (manifests, problems) = folder.load(root_namespace);
     for problem in &problems {
         println!("{problem}");
     }

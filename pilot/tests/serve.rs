@@ -553,4 +553,12 @@ fn validate_lists_everything_and_fails() {
     let (code, text) = validate(dir.path());
     assert_eq!((code, text.lines().count()), (Some(1), 3), "{text}");
     assert!(text.contains("b.yaml:1: error: Pod: apiVersion: missing"), "{text}");
+    let policy = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p, namespace: mesh}\n\
+                  spec: {selector: {matchLabels: {app: web}}}\n";
+    fs::write(dir.path().join("b.yaml"), policy).unwrap();
+    assert!(!validate(dir.path()).1.contains("root namespace"));
+    let mut command = Command::new(PILOT);
+    let output = command.args(["validate", "--root-namespace", "mesh"]).arg(dir.path());
+    let text = String::from_utf8(output.output().unwrap().stdout).unwrap();
+    assert!(text.contains("spec.selector: has no effect in the root namespace mesh"), "{text}");
 }

@@ -86,10 +86,11 @@ fn canonical(mut policy: Authorization) -> Authorization {
 fn check(case: &str) {
     let mut folder = Folder::new(fixture(case));
     folder.refresh(&HashSet::new()).unwrap();
-    let (manifests, problems) = folder.load();
+    let config = MeshConfig::default();
+    let (manifests, problems) = folder.load(&config.root_namespace);
     let errors: Vec<_> = problems.iter().filter(|p| p.severity == Severity::Error).collect();
     assert!(errors.is_empty(), "{errors:#?}");
-    let compiled = compile(&manifests, &MeshConfig::default());
+    let compiled = compile(&manifests, &config);
 
     let mut expected: BTreeMap<String, Address> = recorded(case, "ztunnel.address.pb");
     for difference in DIFFERENCES.iter().filter(|difference| difference.case == case) {

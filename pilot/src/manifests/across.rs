@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     AuthorizationPolicy, EndpointSlice, Meta, Namespace, Node, Object, PeerAuthentication, Pod,
-    PodState, Problem, Resource, Service, Severity,
+    PodState, Problem, Resource, Selector, Service, Severity,
 };
 
 /// Every resource that is served, by kind.
@@ -48,6 +48,26 @@ impl Manifests {
         all.check_addresses(&mut problems);
         all.check_slices(&mut problems);
         (all, problems)
+    }
+
+    /// The namespace whose policies count for the whole mesh has no pods of its own to select.
+    pub fn check_root(&self, root_namespace: &str) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let in_root = self.peer_authentications.iter();
+        for Object { meta, spec } in
+            in_root.map(Arc::as_ref).filter(|policy| *policy.meta.namespace == *root_namespace)
+        {
+            if Selector::labels(spec.selector.as_ref()).is_none() {
+                continue;
+            }
+            let reason = format!("has no effect in the root namespace {root_namespace}");
+            if spec.port_level_mtls.as_ref().is_some_and(|ports| !ports.is_empty()) {
+                problems.push(problem(meta, Severity::Error, "spec.portLevelMtls", reason));
+            } else {
+                problems.push(problem(meta, Severity::Warning, "spec.selector", reason));
+            }
+        }
+        problems
     }
 
     fn push(&mut self, resource: &Resource) {

@@ -102,13 +102,14 @@ impl Folder {
         Ok(changed)
     }
 
-    /// Everything that has been read, checked against each other.
-    pub fn load(&self) -> (Manifests, Vec<Problem>) {
+    /// Everything that has been read, checked against each other, in a mesh with this root namespace.
+    pub fn load(&self, root_namespace: &str) -> (Manifests, Vec<Problem>) {
         let resources = self.files.values().flat_map(|file| &file.resources);
         let (manifests, across) = Manifests::gather(resources);
         let mut problems: Vec<_> =
             self.files.values().flat_map(|file| &file.problems).cloned().collect();
         problems.extend(across);
+        problems.extend(manifests.check_root(root_namespace));
         problems.sort();
         (manifests, problems)
     }

@@ -8,7 +8,9 @@ use super::{Folder, Manifests, document::read_file};
 fn problems(text: &str) -> Vec<String> {
     let mut problems = Vec::new();
     let resources = read_file(&Arc::from(Path::new("f.yaml")), text, &mut problems);
-    problems.extend(Manifests::gather(&resources).1);
+    let (manifests, across) = Manifests::gather(&resources);
+    problems.extend(across);
+    problems.extend(manifests.check_root("istio-system"));
     problems.sort();
     problems.iter().map(ToString::to_string).collect()
 }
@@ -304,11 +306,46 @@ spec:
     );
 }
 
+#[test]
+fn a_selector_has_no_effect_in_the_root_namespace() {
+    let policy = |namespace: &str, spec: &str| {
+        let head = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n";
+        problems(&format!(
+            "{head}metadata: {{name: p, namespace: {namespace}}}\nspec: {{mtls: {{mode: STRICT}}{spec}}}\n"
+        ))
+    };
+    const SELECTOR: &str = ", selector: {matchLabels: {app: web}}";
+    const PORTS: &str =
+        ", selector: {matchLabels: {app: web}}, portLevelMtls: {80: {mode: PERMISSIVE}}";
+    for (namespace, spec, expected) in [
+        ("istio-system", "", vec![]),
+        ("shop", PORTS, vec![]),
+        (
+            "istio-system",
+            SELECTOR,
+            vec![
+                "f.yaml:1: warning: PeerAuthentication istio-system/p: spec.selector: has no effect in the root \
+                 namespace istio-system",
+            ],
+        ),
+        (
+            "istio-system",
+            PORTS,
+            vec![
+                "f.yaml:1: error: PeerAuthentication istio-system/p: spec.portLevelMtls: has no effect in the root \
+                 namespace istio-system",
+            ],
+        ),
+    ] {
+        assert_eq!(policy(namespace, spec), expected, "{namespace} {spec}");
+    }
+}
+
 const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: NAME}\n";
 
 fn names(folder: &mut Folder) -> Vec<String> {
     folder.refresh(&HashSet::new()).unwrap();
-    let (manifests, problems) = folder.load();
+    let (manifests, problems) = folder.load("istio-system");
     assert!(problems.is_empty(), "{problems:?}");
     manifests.namespaces.iter().map(|namespace| namespace.meta.name.to_string()).collect()
 }
@@ -336,7 +373,7 @@ fn a_folder_is_read_again_where_it_changed() {
     let error = folder.refresh(&HashSet::new()).unwrap_err();
     let expected = format!("the folder {} holds no manifests", dir.path().display());
     assert_eq!(error.to_string(), expected);
-    assert_eq!(folder.load().0.namespaces.len(), 1, "what was known stays known");
+    assert_eq!(folder.load("istio-system").0.namespaces.len(), 1, "what was known stays known");
     fs::remove_dir_all(dir.path()).unwrap();
     let error = folder.refresh(&HashSet::new()).unwrap_err();
     assert!(error.to_string().starts_with("reading the folder /"), "{error}");
@@ -373,7 +410,7 @@ fn a_link_that_leads_nowhere_is_no_withdrawal() {
     let mut folder = Folder::new(dir.path());
     let mut look = || {
         let changed = folder.refresh(&HashSet::new()).unwrap();
-        let all = folder.load().1.into_iter();
+        let all = folder.load("istio-system").1.into_iter();
         let all = all.map(|problem| problem.to_string());
         (changed, all.map(|text| text.rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>())
     };
@@ -396,6 +433,6 @@ fn bytes_that_are_no_text_are_refused() {
     fs::write(dir.path().join("a.yaml"), b"a: 1\nb: \xff\n").unwrap();
     let mut folder = Folder::new(dir.path());
     folder.refresh(&HashSet::new()).unwrap();
-    let (_, problems) = folder.load();
+    let (_, problems) = folder.load("istio-system");
     assert!(problems[0].to_string().ends_with("a.yaml:2: error: not UTF-8"), "{problems:?}");
 }

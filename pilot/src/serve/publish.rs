@@ -221,7 +221,7 @@ impl Reloader {
                 return;
             }
         }
-        let (manifests, problems) = folder.load();
+        let (manifests, problems) = folder.load(&self.config.root_namespace);
         let attempt = Attempt { unreadable: None, problems: problems.into(), at: Some(at) };
         log(&before, &attempt);
         let errors = attempt.count(Severity::Error);
