@@ -252,7 +252,13 @@ pub(crate) fn dry_run(metadata: &ObjectMeta, report: &mut Report<'_>) -> bool {
         return false;
     };
     match value.as_str() {
-        "true" | "True" | "TRUE" | "t" | "T" | "1" => true,
+        "true" | "True" | "TRUE" | "t" | "T" | "1" => {
+            report.warning(
+                "metadata.annotations",
+                format!("istio.io/dry-run: {value}: the policy is neither enforced nor tried"),
+            );
+            true
+        }
         "false" | "False" | "FALSE" | "f" | "F" | "0" => false,
         other => {
             report.error(

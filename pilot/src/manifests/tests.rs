@@ -282,6 +282,24 @@ fn a_policy_is_refused_for_what_means_nothing() {
 }
 
 #[test]
+fn a_policy_that_is_only_to_be_tried_is_said_to_do_nothing() {
+    let policy = |value: &str| {
+        problems(&format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: p\n  annotations:\n    \
+             istio.io/dry-run: '{value}'\n"
+        ))
+    };
+    assert_eq!(
+        policy("true"),
+        [
+            "f.yaml:5: warning: AuthorizationPolicy default/p: metadata.annotations: istio.io/dry-run: true: the \
+             policy is neither enforced nor tried"
+        ]
+    );
+    assert_eq!(policy("false"), [""; 0]);
+}
+
+#[test]
 fn a_port_level_mode_needs_a_selector() {
     let text = "\
 apiVersion: security.istio.io/v1
