@@ -225,6 +225,8 @@ fn an_identity_belongs_to_the_nodes_of_its_pods_that_have_not_ended() {
     assert!(running.has("node-a", "shop", "web"));
     assert!(!running.has("node-b", "shop", "web"));
     assert!(!running.has("node-a", "shop", "other"));
+    let unnamed = "spec: {nodeName: node-a, serviceAccountName: '', containers: []}";
+    assert!(compiled(&pod(unnamed)).identities.has("node-a", "shop", "default"));
     let ended = compiled(&pod("status: {phase: Failed, podIP: 10.0.0.1}")).identities;
     assert!(!ended.has("node-a", "shop", "web"));
 }

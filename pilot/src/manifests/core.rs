@@ -12,7 +12,7 @@ use k8s_openapi::{
 
 use super::{
     Labels, UseWaypoint,
-    document::{DEFAULT_NAMESPACE, Report},
+    document::{DEFAULT_NAMESPACE, Report, is_dns_name},
     use_waypoint::use_waypoint,
 };
 
@@ -190,10 +190,16 @@ pub(crate) fn pod(raw: v1::Pod, report: &mut Report<'_>) -> Option<Pod> {
             }
         }
     }
+    // As the API server, which takes an empty name for none.
+    let account = spec.service_account_name.as_deref().filter(|name| !name.is_empty());
+    let service_account = account.unwrap_or("default");
+    if !is_dns_name(service_account) {
+        report.error("spec.serviceAccountName", format!("`{service_account}` is no DNS name"));
+    }
     Some(Pod {
         labels: raw.metadata.labels.unwrap_or_default(),
         annotations,
-        service_account: spec.service_account_name.as_deref().unwrap_or("default").into(),
+        service_account: service_account.into(),
         node: spec.node_name.unwrap_or_default().into(),
         addresses: pod_addresses(&status, report),
         host_network: spec.host_network.unwrap_or_default(),

@@ -165,6 +165,26 @@ fn what_contradicts_another_object_is_refused() {
 }
 
 #[test]
+fn a_pod_is_refused_for_a_service_account_that_cannot_be_one() {
+    let account = |name: &str| {
+        problems(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec:\n  serviceAccountName: '{name}'\n  \
+             containers: []\n"
+        ))
+    };
+    for good in ["", "web", "web.v1"] {
+        assert_eq!(account(good), [""; 0], "{good}");
+    }
+    for bad in ["Web", "web/sa", "web shop", "-"] {
+        let reason = format!("`{bad}` is no DNS name");
+        assert_eq!(
+            account(bad),
+            [format!("f.yaml:5: error: Pod default/web: spec.serviceAccountName: {reason}")]
+        );
+    }
+}
+
+#[test]
 fn a_service_is_refused_for_its_ports_and_addresses() {
     let service = |spec: &str| {
         let text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec: {spec}\n");
