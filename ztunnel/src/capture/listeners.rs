@@ -7,10 +7,11 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     num::NonZeroUsize,
+    time::Duration,
 };
 
 use ebpf_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::netns::Netns;
 
@@ -77,12 +78,46 @@ fn listen(port: u16) -> io::Result<TcpListener> {
         }
         Err(error) => return Err(error),
     };
+    // What a listener has, the sockets accepted from it have: nothing is set for each connection.
+    socket.set_tcp_nodelay(true)?;
+    keep_alive(&socket)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Lets a peer that lost power while nothing was said be given up, with the intervals of Istio's ztunnel.
+///
+/// # Errors
+/// The kernel's.
+pub fn keep_alive<'socket>(socket: impl Into<SockRef<'socket>>) -> io::Result<()> {
+    let interval = Duration::from_secs(180);
+    let keepalive = TcpKeepalive::new().with_time(interval).with_interval(interval).with_retries(9);
+    socket.into().set_tcp_keepalive(&keepalive)
 }
 
 /// The data threads share the port with one another, and with the daemon that they replace while it drains.
 fn reuse_port(socket: &Socket) -> io::Result<()> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpStream, thread};
+
+    use super::*;
+
+    #[test]
+    fn accepted_sockets_have_what_the_listener_has() {
+        let listener = listen(0).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = thread::spawn(move || TcpStream::connect(("127.0.0.1", port)).unwrap());
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap());
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(180));
+        drop(client.join().unwrap());
+    }
 }

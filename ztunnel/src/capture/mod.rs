@@ -39,7 +39,7 @@ pub use dial::{pod_socket, reset};
 use enrolment::Enrolment;
 pub use enrolment::{EnrolledPod, uninstall};
 pub use error::CaptureError;
-pub use listeners::{PodListeners, pod_listener};
+pub use listeners::{PodListeners, keep_alive, pod_listener};
 pub use netns::{Netns, NetnsError};
 use object::{Object, Pins};
 pub use preflight::{Missing, preflight};

@@ -9,22 +9,18 @@ use std::{
 };
 
 use mesh::telemetry::{Failure, Reason};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{Node, Pod};
-use crate::pods::SourceAddress;
+use crate::{capture::keep_alive, pods::SourceAddress};
 
 /// A TCP connection is made within this time, as by Istio's ztunnel.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
-/// A silent peer is asked for a sign of life this often, as by Istio's ztunnel.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(180);
-/// And is given up after so many questions.
-const KEEPALIVE_RETRIES: u32 = 9;
-
 /// Dials as the pod itself.
 pub(super) async fn dial(node: &Node, pod: &Pod, to: SocketAddr) -> io::Result<TcpStream> {
-    limited(node.capture.dial(&pod.netns, to)).await
+    let tcp = limited(node.capture.dial(&pod.netns, to)).await?;
+    keep_alive(&tcp)?;
+    Ok(tcp)
 }
 
 /// Dials the pod's application; it sees `client` as the source, unless the pod is set to see itself.
@@ -58,23 +54,12 @@ pub(super) async fn resolve(host: &str, like: IpAddr) -> Result<IpAddr, Failure>
     alike.or(found.first()).copied().ok_or_else(|| failed("the name has no address".to_owned()))
 }
 
-/// Sets what every connection of a pod or peer has.
-pub(super) fn tune(tcp: &TcpStream) -> io::Result<()> {
-    // Nagle would hold a small frame back until the peer's delayed ACK, up to 40 ms on Linux.
-    tcp.set_nodelay(true)?;
-    // A peer that lost power while nothing was said would otherwise be waited for without end.
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_INTERVAL)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_RETRIES);
-    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
-}
-
 async fn limited(connect: impl Future<Output = io::Result<TcpStream>>) -> io::Result<TcpStream> {
     match timeout(DIAL_LIMIT, connect).await {
         Ok(result) => {
             let tcp = result?;
-            tune(&tcp)?;
+            // Nagle would hold a small frame back until the peer's delayed ACK, up to 40 ms on Linux.
+            tcp.set_nodelay(true)?;
             Ok(tcp)
         }
         Err(_) => {

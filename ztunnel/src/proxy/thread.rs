@@ -25,7 +25,7 @@ use tokio::{
     task::spawn_local,
 };
 
-use super::{Node, Pod, dial, inbound, live::Live, outbound, plaintext};
+use super::{Node, Pod, inbound, live::Live, outbound, plaintext};
 use crate::pods::PodUid;
 
 /// Orders a thread may be behind with. A full queue means a thread that does not run: a pod is then refused, a tunnel
@@ -294,10 +294,8 @@ async fn accept(
             () = &mut stop => return,
             accepted = listener.accept() => match accepted {
                 Ok((tcp, peer)) => {
-                    if dial::tune(&tcp).is_ok() {
-                        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                        serve(thread.clone(), pod.clone(), tcp, peer);
-                    }
+                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                    serve(thread.clone(), pod.clone(), tcp, peer);
                 }
                 Err(error) => {
                     tracing::warn!(pod = %pod.pod.uid, %error, "cannot accept");
