@@ -1,13 +1,13 @@
 //! The tokens by which nodes prove who they are.
 //!
 //! In: a node's name, or what a caller showed. Out: its token, or the node it belongs to. A token is
-//! `<node>:<256 random bits in hexadecimal>` and lies in `nodes/<node>.token` of the data folder; whoever removes the
-//! file revokes the token.
+//! `<node>:<256 random bits in hexadecimal>` and lies in `nodes/<node>.token` of the data folder, whole or not at all;
+//! whoever removes the file revokes the token.
 
 use std::{
     fs, io,
     io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -38,6 +38,14 @@ pub enum TokenError {
         /// The system's reason.
         source: io::Error,
     },
+    /// What is in the file proves nothing.
+    #[error("{path} holds no token of node {node}: remove it to have one made")]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// Whose token it should be.
+        node: String,
+    },
     /// There are no random numbers to be had.
     #[error("the system gives no random numbers")]
     Random,
@@ -66,7 +74,7 @@ impl NodeTokens {
         Self { folder: data.join("nodes") }
     }
 
-    /// The token of a node, made if it has none.
+    /// The token of a node, made if it has none. Of two who make one at once, both get the first's.
     ///
     /// # Errors
     /// [`TokenError`] if it cannot be kept.
@@ -76,25 +84,36 @@ impl NodeTokens {
         }
         let path = self.path(node);
         let failed = |source| TokenError::File { path: path.clone(), source };
-        match fs::read_to_string(&path) {
-            Ok(token) => return Ok(token.trim().to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        let kept = match fs::read_to_string(&path) {
+            Ok(kept) => kept,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let token = format!("{node}:{}", secret()?);
+                self.create(&path, &token).map_err(failed)?;
+                // Not what was made: another may have been faster.
+                fs::read_to_string(&path).map_err(failed)?
+            }
             Err(error) => return Err(failed(error)),
+        };
+        match kept.trim().split_once(':') {
+            Some((of, secret)) if of == node && !secret.is_empty() => Ok(kept.trim().to_owned()),
+            Some(_) | None => Err(TokenError::Damaged { path, node: node.to_owned() }),
         }
-        let mut random = [0; 32];
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        provider.secure_random.fill(&mut random).map_err(|_| TokenError::Random)?;
-        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let token = format!("{node}:{hex}");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(failed)?;
-        // Of two who make one at once, the second must not replace what the first has handed out.
-        let written = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let written = written.and_then(|mut file| {
-            file.write_all(token.as_bytes())?;
-            file.sync_all()
-        });
-        written.map_err(failed)?;
-        Ok(token)
+    }
+
+    /// Writes a file that is not there yet: whole, on disk, and under its name last. One that came first stays.
+    fn create(&self, path: &Path, token: &str) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        let mut file = tempfile::Builder::new()
+            .permissions(fs::Permissions::from_mode(0o600))
+            .tempfile_in(&self.folder)?;
+        file.write_all(token.as_bytes())?;
+        file.as_file().sync_all()?;
+        match file.persist_noclobber(path) {
+            Ok(_) => {}
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error.error),
+        }
+        fs::File::open(&self.folder)?.sync_all()
     }
 
     /// The node whose token this is.
@@ -134,6 +153,14 @@ impl From<Refused> for Status {
         metrics::counter!("citadel_server_authentication_failure_count").increment(1);
         Self::unauthenticated(refused.to_string())
     }
+}
+
+/// 256 random bits in hexadecimal.
+fn secret() -> Result<String, TokenError> {
+    let mut random = [0; 32];
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.secure_random.fill(&mut random).map_err(|_| TokenError::Random)?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Takes as long for a wrong last byte as for a wrong first one.
@@ -182,6 +209,33 @@ mod tests {
             |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("nodes"), mode("nodes/a.token")), (0o700, 0o600));
         assert!(matches!(tokens.issue("../a"), Err(TokenError::Name { .. })));
+    }
+
+    #[test]
+    fn all_who_ask_at_once_get_one_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = NodeTokens::new(dir.path());
+        let given: Vec<String> = std::thread::scope(|scope| {
+            let calls: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| tokens.issue("a").unwrap())).collect();
+            calls.into_iter().map(|call| call.join().unwrap()).collect()
+        });
+        assert!(given.iter().all(|token| *token == given[0]), "{given:?}");
+        assert_eq!(fs::read_dir(dir.path().join("nodes")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_holds_no_token_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = NodeTokens::new(dir.path());
+        tokens.issue("a").unwrap();
+        let path = dir.path().join("nodes/a.token");
+        for content in ["", "\n", "a", "a:", "b:00"] {
+            fs::write(&path, content).unwrap();
+            let expected =
+                format!("{} holds no token of node a: remove it to have one made", path.display());
+            assert_eq!(tokens.issue("a").unwrap_err().to_string(), expected, "{content}");
+        }
     }
 
     #[test]
