@@ -483,6 +483,25 @@ async fn over_tls_only_a_node_with_a_token_is_served() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_revoked_ends_its_streams() {
+    let pilot = Pilot::start(&[("shop.yaml", SHOP)]);
+    let (token, other) = (pilot.token("node-a"), pilot.token("node-b"));
+    let mut daemon = Daemon::connect_tls(&pilot, Some(&token)).await.unwrap();
+    let mut kept = Daemon::connect_tls(&pilot, Some(&other)).await.unwrap();
+    for _ in 0..2 {
+        daemon.next().await;
+        kept.next().await;
+    }
+    fs::remove_file(pilot.data().join("nodes/node-a.token")).unwrap();
+    pilot.write("shop.yaml", &SHOP.replace("10.0.0.1", "10.0.0.9"));
+    let ended = tokio::time::timeout(LONG, daemon.responses.message()).await.unwrap();
+    let status = ended.expect_err("no response");
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert_eq!(status.message(), "the token shown for node node-a is not valid");
+    assert_eq!(shown(&kept.next().await), format!("Address +{WEB} -"));
+}
+
+#[tokio::test]
 async fn a_node_gets_certificates_for_its_own_pods_only() {
     let pilot = Pilot::start(&[("shop.yaml", SHOP)]);
     pilot.debug_has("/ready", "ready").await;

@@ -20,7 +20,7 @@ use super::{
     clients::{Clients, Entry, Identification},
     session::Session,
     state::State,
-    tokens::NodeTokens,
+    tokens::{NodeTokens, ShownToken},
 };
 
 /// Who may ask.
@@ -59,10 +59,11 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let node = match &self.access {
-            Access::Token(tokens) => Some(tokens.authenticate(request.metadata())?),
+        let shown = match &self.access {
+            Access::Token(tokens) => Some(tokens.shown(request.metadata())?),
             Access::Open => None,
         };
+        let node = shown.as_ref().map(ShownToken::node).transpose()?;
         let address = request.remote_addr();
         // One response waits here while HTTP/2 sends the one before: the stream's task waits for room.
         let (responses, receiver) = mpsc::channel(1);
@@ -76,7 +77,7 @@ impl AggregatedDiscoveryService for Discovery {
                 address,
             };
             let ended = tokio::select! {
-                ended = service.stream(who, &mut requests, &responses) => ended,
+                ended = service.stream(who, shown, &mut requests, &responses) => ended,
                 () = service.stop.cancelled() => Err(Status::unavailable("pilot is stopping")),
             };
             if let Err(status) = ended {
@@ -94,6 +95,7 @@ impl Discovery {
     async fn stream(
         &self,
         mut who: Identification,
+        shown: Option<ShownToken>,
         requests: &mut Streaming<DeltaDiscoveryRequest>,
         responses: &Outgoing,
     ) -> Result<(), Status> {
@@ -108,10 +110,13 @@ impl Discovery {
             while let Some(push) =
                 current.as_ref().and_then(|current| session.next(current, Instant::now()))
             {
-                entry.sent(&push);
-                if responses.send(Ok(push.message)).await.is_err() {
-                    return Ok(());
+                let Ok(room) = responses.reserve().await else { return Ok(()) };
+                // A token that was revoked since ends the stream that it began.
+                if let Some(shown) = &shown {
+                    shown.node()?;
                 }
+                entry.sent(&push);
+                room.send(Ok(push.message));
             }
             let timeout = async {
                 // Without a state there is nothing to hold back, and a moment that has passed would come at once again.

@@ -21,6 +21,12 @@ pub struct NodeTokens {
     folder: PathBuf,
 }
 
+/// What a caller showed, to be checked as often as it matters: its file may be removed at any time.
+pub(crate) struct ShownToken {
+    tokens: NodeTokens,
+    token: String,
+}
+
 /// Why a node has no token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -136,15 +142,27 @@ impl NodeTokens {
 
     /// The node that makes a call.
     pub(crate) fn authenticate(&self, headers: &MetadataMap) -> Result<String, Status> {
+        self.shown(headers)?.node()
+    }
+
+    /// What a call shows, not yet believed.
+    pub(crate) fn shown(&self, headers: &MetadataMap) -> Result<ShownToken, Status> {
         let shown = headers.get("authorization").ok_or(Refused::Missing)?;
         let shown = shown.to_str().map_err(|_| Refused::Malformed)?;
         let scheme = shown.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("bearer "));
         let token = scheme.map(|_| shown[7..].trim()).ok_or(Refused::Malformed)?;
-        Ok(self.node_of(token)?)
+        Ok(ShownToken { tokens: self.clone(), token: token.to_owned() })
     }
 
     fn path(&self, node: &str) -> PathBuf {
         self.folder.join(format!("{node}.token"))
+    }
+}
+
+impl ShownToken {
+    /// The node whose token it is at this moment.
+    pub(crate) fn node(&self) -> Result<String, Status> {
+        Ok(self.tokens.node_of(&self.token)?)
     }
 }
 
