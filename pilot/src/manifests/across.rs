@@ -117,12 +117,22 @@ impl Manifests {
     fn check_slices(&self, problems: &mut Vec<Problem>) {
         let services: HashSet<(&str, &str)> =
             self.services.iter().map(|svc| (&*svc.meta.namespace, &*svc.meta.name)).collect();
+        let pods: HashSet<(&str, &str)> =
+            self.pods.iter().map(|pod| (&*pod.meta.namespace, &*pod.meta.name)).collect();
         for slice in &self.endpoint_slices {
             let Some(service) = &slice.spec.service else { continue };
             if !services.contains(&(&*slice.meta.namespace, &**service)) {
                 let reason =
                     format!("there is no Service {}/{service}: ignored", slice.meta.namespace);
                 problems.push(problem(&slice.meta, Severity::Warning, "metadata.labels", reason));
+            }
+            for (i, endpoint) in slice.spec.endpoints.iter().enumerate() {
+                let Some((namespace, name)) = &endpoint.pod else { continue };
+                if !pods.contains(&(&**namespace, &**name)) {
+                    let field = format!("endpoints[{i}].targetRef");
+                    let reason = format!("there is no Pod {namespace}/{name}: ignored");
+                    problems.push(problem(&slice.meta, Severity::Warning, &field, reason));
+                }
             }
         }
     }

@@ -185,6 +185,36 @@ fn a_pod_is_refused_for_a_service_account_that_cannot_be_one() {
 }
 
 #[test]
+fn an_endpoint_without_its_pod_is_reported() {
+    let text = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop}
+spec: {containers: []}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+endpoints:
+- {addresses: [10.0.0.1], targetRef: {kind: Pod, name: web}}
+- {addresses: [10.0.0.2], targetRef: {kind: Pod, name: gone}}
+- {addresses: [10.0.0.3]}
+";
+    assert_eq!(
+        problems(text),
+        [
+            "f.yaml:11: warning: EndpointSlice shop/web-1: endpoints[1].targetRef: there is no Pod shop/gone: ignored"
+        ]
+    );
+}
+
+#[test]
 fn a_service_is_refused_for_its_ports_and_addresses() {
     let service = |spec: &str| {
         let text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec: {spec}\n");
