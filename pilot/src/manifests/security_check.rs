@@ -132,6 +132,17 @@ fn check_source(source: &Source, field: &str, report: &mut Report<'_>) {
     ] {
         check_wildcards(values, &format!("{field}.{name}"), report);
     }
+    check_scheme(&source.principals, &format!("{field}.principals"), report);
+    check_scheme(&source.not_principals, &format!("{field}.notPrincipals"), report);
+}
+
+/// A principal is `<trust domain>/ns/<namespace>/sa/<account>`: one with the scheme before it is nobody.
+fn check_scheme(values: &Values, field: &str, report: &mut Report<'_>) {
+    for (i, value) in values.iter().flatten().enumerate() {
+        if let Some(rest) = value.strip_prefix("spiffe://") {
+            report.warning(&format!("{field}[{i}]"), format!("matches nobody: write `{rest}`"));
+        }
+    }
 }
 
 fn check_operation(operation: &Operation, field: &str, report: &mut Report<'_>) {
@@ -166,6 +177,9 @@ fn check_condition(condition: &Condition, field: &str, report: &mut Report<'_>) 
     };
     for (name, values) in named {
         check(values, &format!("{field}.{name}"), report);
+        if condition.key == "source.principal" {
+            check_scheme(values, &format!("{field}.{name}"), report);
+        }
     }
 }
 

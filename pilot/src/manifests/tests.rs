@@ -321,6 +321,17 @@ fn a_policy_is_refused_for_what_means_nothing() {
     ] {
         assert_eq!(policy(spec), expected, "{spec}");
     }
+    let source = "from: [{source: {principals: ['spiffe://a/ns/b/sa/c']}}]";
+    let when = "when: [{key: source.principal, notValues: [x, 'spiffe://a/*']}]";
+    assert_eq!(
+        policy(&format!("{{rules: [{{{source}, {when}}}]}}")),
+        [
+            "f.yaml:4: warning: AuthorizationPolicy default/p: spec.rules[0].from[0].source.principals[0]: matches \
+             nobody: write `a/ns/b/sa/c`",
+            "f.yaml:4: warning: AuthorizationPolicy default/p: spec.rules[0].when[0].notValues[1]: matches nobody: \
+             write `a/*`",
+        ]
+    );
     let warning = policy("{action: DENY, rules: [{to: [{operation: {paths: [/x]}}]}]}");
     assert_eq!(
         warning,
