@@ -142,5 +142,15 @@ fn strict(story: &mut Story, cast: &Cast) -> Result<()> {
         &cast.shown("shop/web", &words),
         || cast.ask("shop/web", &words),
     );
+    let shown = format!("rm {}\n{}", path.display(), cast.shown("street/stranger", &words));
+    story.claim("the file removed, the stranger is let in again within a second", &shown, || {
+        cast.cluster.delete("strict.yaml")?;
+        let removed = Instant::now();
+        let page =
+            wait_for("the page", Duration::from_secs(10), || cast.ask("street/stranger", &words))?;
+        let took = removed.elapsed();
+        ensure!(took <= PROMPT, "it took {took:?}");
+        Ok(format!("{page}\n{} ms after the file was removed", took.as_millis()))
+    });
     Ok(())
 }

@@ -88,7 +88,7 @@ fn suggest(story: &Story, cast: &Cast) -> Result<()> {
     story.say(&cast.shown("shop/web", &["curl", "-sS", &format!("http://{cart}/")]));
     story.say(&node.shown(&[&meshctl, "workloads"]));
     story.say(&node.shown(&[&meshctl, "explain", "--from", "shop/web", "--to", &cart]));
-    story.say(&format!("edit {}", cast.cluster.manifest_dir().display()));
+    story.say(&format!("# edit the files in {}", cast.cluster.manifest_dir().display()));
     story.say("cargo xtask demo --down    (removes it)");
     Ok(())
 }

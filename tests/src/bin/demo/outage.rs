@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 use testbed::command::run;
 use testbed::{teardown, wait_for};
 
@@ -80,31 +81,32 @@ fn adopted(story: &mut Story, cast: &mut Cast) -> Result<()> {
 }
 
 fn left(story: &mut Story, cast: &Cast) -> Result<()> {
-    story.chapter("A pod leaves the mesh");
+    story.chapter("A pod leaves the mesh and comes back");
     let (batch, meter) = (cast.pod("data/batch")?, cast.pod("data/meter")?);
     let to = format!("{}:7000", meter.ip4());
     let load = testbed::binaries::ours("load")?.display().to_string();
     let words = [&load, "rr", "--seconds", "0.2", "--to", &to];
     let socket = cast.cluster.daemon("a")?.socket().display().to_string();
-    let request = format!("{{\"remove\":{{\"uid\":\"{}\"}}}}", batch.uid());
-    let remove = format!("echo '{request}' | socat -t 5 - UNIX-CONNECT:{socket}");
-    let command = format!("{remove}\n{}", cast.shown("data/batch", &words));
-    story.claim(
-        "un-enrolled, data/batch speaks plain TCP again, past the daemon",
-        &command,
-        || {
-            let tcpdump = cast
-                .cluster
-                .tcpdump("left", &format!("host {} and host {}", batch.ip4(), meter.ip4()))?;
-            let answer = run("sh", ["-c", &remove])?;
+    let (remove, add) =
+        (json!({ "remove": { "uid": batch.uid() } }), json!({ "add": batch.registration() }));
+    for (claim, name, request, port) in [
+        ("un-enrolled, data/batch speaks plain TCP again, past the daemon", "left", remove, 7000),
+        ("enrolled again, it speaks through the tunnel only", "back", add, 15008),
+    ] {
+        let ask = format!("echo '{request}' | socat -t 5 - UNIX-CONNECT:{socket}");
+        let command = format!("{ask}\n{}", cast.shown("data/batch", &words));
+        story.claim(claim, &command, || {
+            let filter = format!("host {} and host {}", batch.ip4(), meter.ip4());
+            let tcpdump = cast.cluster.tcpdump(name, &filter)?;
+            let answer = run("sh", ["-c", &ask])?;
             ensure!(answer == "{\"ok\":true}\n", "the daemon answered {answer:?}");
             cast.ask("data/batch", &words)?;
             let packets = tcpdump.stop()?;
-            let ports = packets.ports_dialed()?;
-            ensure!(ports == [7000].into(), "it dialed {ports:?}");
-            Ok("one connection to port 7000, none to 15008".to_owned())
-        },
-    );
+            let ports = packets.tcp_ports()?;
+            ensure!(ports == [port].into(), "ports {ports:?} were spoken");
+            Ok(format!("{} packets, all from or to port {port}", packets.count("tcp")?))
+        });
+    }
     Ok(())
 }
 
