@@ -88,7 +88,7 @@ fn build(
     let (filter, handle) = reload::Layer::new(parse(&config.filter)?);
     let format =
         tracing_subscriber::fmt::layer().event_format(config.format).with_writer(lines.clone());
-    let subscriber = Registry::default().with(filter.and_then(format));
+    let subscriber = Registry::default().with(filter).with(format);
     Ok((subscriber, LogHandle { filter: handle, initial: config.filter.clone(), lines }))
 }
 
@@ -234,6 +234,15 @@ pub(in crate::telemetry) mod tests {
         handle.flush();
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
+    }
+
+    /// Without the hint every event of every library is formed and then thrown away.
+    #[test]
+    fn the_filters_level_is_known_before_an_event_is_formed() {
+        let config = LogConfig { format: LogFormat::Plain, filter: "info,access=debug".into() };
+        let (subscriber, _log) = build(&config, Lines::to(Written::default()).unwrap()).unwrap();
+        let hint = tracing::Subscriber::max_level_hint(&subscriber);
+        assert_eq!(hint, Some(tracing::level_filters::LevelFilter::DEBUG));
     }
 
     #[test]
