@@ -12,7 +12,7 @@ use std::{
 };
 
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::ParseError, fmt::MakeWriter, layer::SubscriberExt, reload,
+    EnvFilter, Registry, filter::ParseError, fmt::MakeWriter, layer::SubscriberExt, reload,
 };
 
 use super::LogFormat;
