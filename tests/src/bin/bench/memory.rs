@@ -100,7 +100,9 @@ fn one_change(cluster: &Cluster, count: u32) -> Result<f64> {
     let url = "url=\"type.googleapis.com/istio.workload.Address\"";
     let applied = || -> Result<(f64, f64)> {
         let metric = |name| daemon.metric(name, &[url]);
-        Ok((metric("aquifer_xds_apply_seconds_sum")?, metric("aquifer_xds_apply_seconds_count")?))
+        // Two pages: what is in the count of the first is in the sum of the second.
+        let count = metric("aquifer_xds_apply_seconds_count")?;
+        Ok((metric("aquifer_xds_apply_seconds_sum")?, count))
     };
     let before = applied()?;
     cluster.apply("one.yaml", &pod(count, "changed"))?;
