@@ -336,7 +336,10 @@ impl Cluster {
             let (ip4, ip6) = self.service_ips(at);
             services += &manifests::service(service, ip4, ip6);
         }
-        self.apply("services.yaml", &services)?;
+        // A file without a document is an error: it may be one that is just being written.
+        if !services.is_empty() {
+            self.apply("services.yaml", &services)?;
+        }
         self.description.manifests.iter().try_for_each(|(file, yaml)| self.apply(file, yaml))
     }
 
@@ -350,7 +353,12 @@ impl Cluster {
         let accounts: String =
             accounts.iter().map(|name| manifests::service_account(namespace, name)).collect();
         let pods: String = pods().map(manifests::pod).collect();
-        self.apply(&format!("{namespace}-pods.yaml"), &(accounts + &pods))
+        let (file, yaml) = (format!("{namespace}-pods.yaml"), accounts + &pods);
+        match yaml.is_empty() {
+            true if self.manifest_dir().join(&file).exists() => self.delete(&file),
+            true => Ok(()),
+            false => self.apply(&file, &yaml),
+        }
     }
 
     fn service_ips(&self, at: usize) -> (Ipv4Addr, Ipv6Addr) {
