@@ -45,6 +45,8 @@ use crate::{
 
 /// How long a first connection of an identity waits for its certificate.
 const CERTIFICATE_WAIT: Duration = Duration::from_secs(10);
+/// Pods that could not be served are tried again this often.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to end.
 ///
@@ -103,6 +105,7 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
         Some(path) => follow_node_agent(path.clone(), &xds, &pods, &readiness, restored),
         None => restored.release_leftovers(&pods),
     }
+    spawn_local(retry(pods.clone()));
     readiness.task("proxy").ready();
 
     wait_for_end(&node).await?;
@@ -349,6 +352,14 @@ fn follow_node_agent(
             }
         }
     });
+}
+
+/// Tries refused pods again, as often as Istio's ztunnel does.
+async fn retry(pods: Rc<Pods>) {
+    loop {
+        tokio::time::sleep(RETRY_INTERVAL).await;
+        pods.retry();
+    }
 }
 
 async fn wait_for_end(node: &Node) -> anyhow::Result<()> {

@@ -30,10 +30,17 @@ pub struct Pods {
     served: RefCell<BTreeMap<PodUid, Served>>,
     /// Namespaces of pods that were announced and could not be served. What an earlier daemon captured of them stays
     /// captured, and so refused, until they are removed: to release it would send their traffic in the clear.
-    refused: RefCell<BTreeMap<PodUid, u64>>,
+    refused: RefCell<BTreeMap<PodUid, Refused>>,
     listing: Listing,
     /// The daemon's own network namespace.
     home: Option<u64>,
+}
+
+/// A pod that could not be served.
+struct Refused {
+    netns_cookie: u64,
+    /// What to try again; without it the pod waits to be announced again.
+    again: Option<(Arc<Pod>, Source)>,
 }
 
 /// What other threads see of the table.
@@ -85,7 +92,8 @@ impl Pods {
 
     /// Takes away the capture of pods that an earlier daemon left and no source has named.
     pub fn release_leftovers(&self) {
-        let mut named: Vec<u64> = self.refused.borrow().values().copied().collect();
+        let refused = self.refused.borrow();
+        let mut named: Vec<u64> = refused.values().map(|refused| refused.netns_cookie).collect();
         named.extend(self.served.borrow().values().map(|served| served.pod.netns.cookie()));
         match self.node.capture.reconcile(&named) {
             Ok(released) => {
@@ -106,12 +114,14 @@ impl Pods {
     }
 
     fn list(&self) {
-        let listed = self
-            .served
-            .borrow()
-            .iter()
-            .map(|(uid, served)| (uid.clone(), status(&served.pod)))
-            .collect();
+        let (served, refused) = (self.served.borrow(), self.refused.borrow());
+        let pending = refused.iter().filter_map(|(uid, refused)| {
+            let (pod, _) = refused.again.as_ref()?;
+            Some((uid.clone(), status(pod, PodState::Pending)))
+        });
+        let up =
+            served.iter().map(|(uid, served)| (uid.clone(), status(&served.pod, PodState::Up)));
+        let listed = pending.chain(up).collect();
         *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = listed;
     }
 
@@ -123,13 +133,8 @@ impl Pods {
         let netns = Netns::from_fd(netns.into()).map_err(|source| AddError::Enter { source })?;
         let cookie = netns.cookie();
         self.check_netns(&uid, cookie)?;
-        let refuse = |error| {
-            self.refused.borrow_mut().insert(uid.clone(), cookie);
-            error
-        };
-        let ips = addresses(&netns, &ips).map_err(refuse)?;
+        let ips = addresses(&netns, &ips).inspect_err(|_| self.refuse(&uid, cookie, None))?;
         let (netns, removed) = (Arc::new(netns), CancellationToken::new());
-        let uid = uid.clone();
         let pod = Pod { uid, namespace, name, service_account, netns, ips, capture, removed };
         let former = self.served.borrow().get(&pod.uid).map(|served| served.pod.clone());
         match &former {
@@ -143,14 +148,35 @@ impl Pods {
         }
         // An earlier failure in the same namespace left it captured, and so refused, until this succeeds.
         let earlier = self.refused.borrow_mut().remove(&pod.uid);
-        if let Some(earlier) = earlier.filter(|earlier| *earlier != cookie) {
-            self.withdraw(&pod.uid, earlier);
+        if let Some(earlier) = earlier.filter(|earlier| earlier.netns_cookie != cookie) {
+            self.withdraw(&pod.uid, earlier.netns_cookie);
         }
-        self.serve(pod, source).map_err(refuse)?;
-        if let Some(former) = former {
-            former.removed.cancel();
+        let pod = Arc::new(pod);
+        self.serve(&pod, source).inspect_err(|_| {
+            self.refuse(&pod.uid, cookie, Some((pod.clone(), source)));
+        })
+    }
+
+    fn refuse(&self, uid: &PodUid, netns_cookie: u64, again: Option<(Arc<Pod>, Source)>) {
+        self.refused.borrow_mut().insert(uid.clone(), Refused { netns_cookie, again });
+        self.list();
+    }
+
+    /// Tries once more to serve the pods that could not be served.
+    pub fn retry(&self) {
+        let refused = self.refused.borrow();
+        let waiting: Vec<_> =
+            refused.values().filter_map(|refused| refused.again.clone()).collect();
+        drop(refused);
+        for (pod, source) in waiting {
+            match self.serve(&Arc::new(pod.anew()), source) {
+                Ok(()) => drop(self.refused.borrow_mut().remove(&pod.uid)),
+                Err(error) => {
+                    tracing::warn!(uid = %pod.uid, pod = %pod.name, %error, "a pod is still not served")
+                }
+            }
         }
-        Ok(())
+        self.list();
     }
 
     /// A namespace is one pod's, and not the daemon's own: its connections to the control plane must not be captured.
@@ -174,15 +200,16 @@ impl Pods {
         }
     }
 
-    fn serve(&self, pod: Pod, source: Source) -> Result<(), AddError> {
-        let pod = Arc::new(pod);
-        self.start(&pod)?;
+    fn serve(&self, pod: &Arc<Pod>, source: Source) -> Result<(), AddError> {
+        self.start(pod)?;
         tracing::info!(uid = %pod.uid, pod = %pod.name, namespace = %pod.namespace, ips = ?pod.ips, "pod captured");
-        let uid = pod.uid.clone();
-        let sources =
-            self.served.borrow_mut().remove(&uid).map_or_else(Vec::new, |former| former.sources);
-        self.served.borrow_mut().insert(uid.clone(), Served { pod, sources });
-        self.name_source(&uid, source);
+        let former = self.served.borrow_mut().remove(&pod.uid);
+        let sources = former.as_ref().map_or_else(Vec::new, |former| former.sources.clone());
+        self.served.borrow_mut().insert(pod.uid.clone(), Served { pod: pod.clone(), sources });
+        self.name_source(&pod.uid, source);
+        if let Some(former) = former {
+            former.pod.removed.cancel();
+        }
         self.list();
         Ok(())
     }
@@ -234,8 +261,10 @@ impl Pods {
     }
 
     fn remove(&self, uid: &PodUid) {
-        if let Some(cookie) = self.refused.borrow_mut().remove(uid) {
-            self.withdraw(uid, cookie);
+        let refused = self.refused.borrow_mut().remove(uid);
+        if let Some(refused) = refused {
+            self.withdraw(uid, refused.netns_cookie);
+            self.list();
         }
         let Some(served) = self.served.borrow_mut().remove(uid) else { return };
         self.withdraw(uid, served.pod.netns.cookie());
@@ -329,13 +358,13 @@ fn default_addresses() -> Vec<IpAddr> {
     worlds.into_iter().filter_map(towards).collect()
 }
 
-/// A served pod as administration shows it.
-fn status(pod: &Pod) -> PodStatus {
+/// A pod as administration shows it.
+fn status(pod: &Pod, state: PodState) -> PodStatus {
     PodStatus {
         uid: pod.uid.clone(),
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         service_account: pod.service_account.clone(),
-        state: PodState::Up,
+        state,
     }
 }
