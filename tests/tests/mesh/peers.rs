@@ -163,9 +163,9 @@ fn garbage_silence_and_floods_end_without_harm() {
         ("istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total");
     let before = (streams(opened), streams(closed));
     let said = peer(&shop, "flood", Some(&files), &["--authority", &authority]);
-    // The limit that the daemon announces, and the one stream that h2 lets wait for its turn.
-    assert!(["held back after 200", "held back after 201"].contains(&said[0].as_str()), "{said:?}");
-    // The daemon has had no stream above its limit, and keeps none when the tunnel is gone.
+    // The daemon announces 200. A peer may begin more before it has read that; those are refused, and never opened.
+    let held_back: u32 = said[0].rsplit(' ').next().and_then(|count| count.parse().ok()).unwrap();
+    assert!((200..400).contains(&held_back), "{said:?}");
     wait_for("the end of all streams", IN_FORCE, || {
         let found = (streams(opened) - before.0, streams(closed) - before.1);
         ensure!(found == (200.0, 200.0), "opened and closed: {found:?}");
