@@ -55,8 +55,10 @@ reasons! {
     NoHealthyEndpoint "no_healthy_endpoint" Connect;
     /// The destination has a waypoint, and the waypoint's address or endpoints are not known.
     WaypointUnresolved "waypoint_unresolved" Connect;
-    /// The destination is on another network.
+    /// The destination is on another network and cannot be reached there.
     OtherNetwork "other_network" Connect;
+    /// The gateway of the destination's network is not known, or has no endpoint to use.
+    GatewayUnresolved "gateway_unresolved" Connect;
     /// The destination is a port of the mesh's own.
     OwnPort "own_port" Connect;
 

@@ -38,6 +38,7 @@ fn hop_lines(hop: &Hop) -> Vec<String> {
     let how = match hop.kind.as_str() {
         "direct" => "in a tunnel to the destination's node",
         "waypoint" => "in a tunnel to a waypoint",
+        "across" => "in two tunnels, one inside the other, through another network's gateway",
         "plain" => "in the clear: the destination is not in the mesh",
         "passthrough" => "in the clear: the destination is unknown to the mesh",
         other => other,

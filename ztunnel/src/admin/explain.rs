@@ -126,6 +126,16 @@ impl Question {
                 );
                 Explanation { hop: Some(hop), ..self.explanation(Outcome::Forwarded, summary) }
             }
+            Ok(NextHop::Across { dial, authority, behind, gateway, target, service, .. }) => {
+                let network = &target.network;
+                let summary = format!(
+                    "forwarded to network `{network}` through its gateway {}: who is behind it decides",
+                    gateway.uid
+                );
+                let service = service.as_deref();
+                let hop = Hop::tunnel("across", dial, authority, &behind, &target, service);
+                Explanation { hop: Some(hop), ..self.explanation(Outcome::Forwarded, summary) }
+            }
             Ok(NextHop::Plain { dial, workload, service }) => {
                 let summary =
                     format!("forwarded in the clear to {}, which accepts no tunnels", workload.uid);

@@ -25,6 +25,16 @@ pub(super) struct Wanted<'a> {
     /// What the application dialed: its family is preferred.
     pub(super) dialed: IpAddr,
     pub(super) rule: PortRule,
+    pub(super) reach: Reach,
+}
+
+/// How endpoints on other networks than the client's are reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Reach {
+    /// Through the gateways that they name.
+    ThroughGateways,
+    /// At their own addresses: they are such gateways, which everybody can dial.
+    Directly,
 }
 
 /// Which endpoints serve a port.
@@ -42,13 +52,14 @@ pub(super) struct Chosen {
     pub(super) workload: Arc<Workload>,
     /// The port the application listens on.
     pub(super) port: u16,
-    pub(super) address: Address,
+    /// None if it is on another network, behind the gateway that it names.
+    pub(super) address: Option<Address>,
 }
 
 /// How a usable endpoint would be reached.
 struct Way {
     port: u16,
-    address: Address,
+    address: Option<Address>,
 }
 
 /// How many endpoints were not used, and for what.
@@ -62,7 +73,7 @@ pub struct Rejected {
     pub without_address: usize,
     /// Their share of connections is nothing.
     pub without_capacity: usize,
-    /// They are on another network.
+    /// They are on another network and name no gateway.
     pub on_other_network: usize,
     /// They are not where the service wants its clients to stay.
     pub not_local: usize,
@@ -80,7 +91,7 @@ enum Unusable {
 
 /// Chooses an endpoint: among the usable ones those that the service's mode prefers, among these by capacity.
 ///
-/// Endpoints on other networks are left out, since no tunnel of ours leads there; if there are only such, that is the error.
+/// Endpoints on other networks that name no gateway are left out; if there are only such, that is the error.
 pub(super) fn choose(
     snapshot: &Snapshot,
     wanted: &Wanted<'_>,
@@ -151,17 +162,22 @@ impl Wanted<'_> {
             return Err(Unusable::WithoutCapacity);
         }
         let port = self.target_port(workload).ok_or(Unusable::WithoutPort)?;
-        if workload.network != self.source.network {
-            return Err(Unusable::OnOtherNetwork);
-        }
-        let address = address::of(workload, Some(self.service), self.dialed)
-            .ok_or(Unusable::WithoutAddress)?;
+        let address = self.address(workload)?;
         if balancing.mode == LoadBalancingMode::Strict
             && !balancing.preferences.iter().all(|scope| shares(*scope, self.source, workload))
         {
             return Err(Unusable::NotLocal);
         }
         Ok(Way { port, address })
+    }
+
+    fn address(&self, workload: &Workload) -> Result<Option<Address>, Unusable> {
+        if self.reach == Reach::ThroughGateways && workload.network != self.source.network {
+            let gateway = workload.network_gateway.as_ref();
+            return gateway.map(|_| None).ok_or(Unusable::OnOtherNetwork);
+        }
+        let address = address::of(workload, Some(self.service), self.dialed);
+        address.map(Some).ok_or(Unusable::WithoutAddress)
     }
 
     /// The endpoint's own port, else the service's, else the same one where the application takes everything on one port.
@@ -192,6 +208,9 @@ impl Wanted<'_> {
 
     fn nobody(&self, rejected: Rejected, elsewhere: Option<&Arc<Workload>>) -> NoRoute {
         let (service, port) = (self.service.key.clone(), self.port);
+        if self.reach == Reach::Directly {
+            return NoRoute::NoGatewayEndpoint { gateway: service, port, rejected };
+        }
         if self.rule == PortRule::ListedOrApplicationTunnel {
             return NoRoute::NoWaypointEndpoint { waypoint: service, port, rejected };
         }
@@ -263,7 +282,7 @@ impl fmt::Display for Rejected {
             (self.without_port, "without the port"),
             (self.without_address, "without an address"),
             (self.without_capacity, "without capacity"),
-            (self.on_other_network, "on another network"),
+            (self.on_other_network, "on another network without a gateway"),
             (self.not_local, "not local"),
         ];
         let mut separator = "";

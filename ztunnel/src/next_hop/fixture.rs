@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! workload NAME IP[,IP]|-  [hbone] [unhealthy] [hostnet] [ns= sa= node= cluster= network= region= zone= subzone=
-//!          capacity= host= app-tunnel=PORT|proxy:PORT waypoint=IP|ns/host gateway=IP uid= td=]
+//!          capacity= host= app-tunnel=PORT|proxy:PORT waypoint=IP[@NETWORK]|ns/host gateway= uid= td=]
 //! service  NAME VIP[/LEN]:PORT[,..]  -> WORKLOAD:PORT ..  [canonical] [private] [allow-all] [ns= network= host= mode=
 //!          families= san= waypoint= weighted=IP:WEIGHT,..]
 //! waypoint NAME IP guards service/NAME|workload/NAME ..
@@ -206,7 +206,10 @@ fn gateway(target: &str) -> GatewayAddress {
             namespace: namespace.into(),
             hostname: hostname.into(),
         }),
-        None => Destination::Address(network_address(NETWORK, target)),
+        None => {
+            let (ip, network) = target.split_once('@').unwrap_or((target, NETWORK));
+            Destination::Address(network_address(network, ip))
+        }
     };
     GatewayAddress { hbone_mtls_port: 15008, destination: Some(destination) }
 }

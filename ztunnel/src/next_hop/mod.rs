@@ -8,6 +8,7 @@ mod dice;
 mod endpoint;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod gateway;
 mod no_route;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,7 @@ use mesh::{
     },
 };
 
-use self::{address::Address, dice::Dice};
+use self::{address::Address, dice::Dice, gateway::Elsewhere};
 pub use self::{
     endpoint::Rejected,
     no_route::{NoRoute, source},
@@ -125,6 +126,23 @@ pub enum NextHop {
         /// The service that was dialed, if it was one.
         service: Option<Arc<Service>>,
     },
+    /// On another network: a tunnel to that network's gateway, and inside it a second one to whoever is behind it.
+    Across {
+        /// The gateway's address and the port for tunnels.
+        dial: SocketAddr,
+        /// The dialed service's name and port: what both tunnels ask for.
+        authority: Authority,
+        /// Who must be found at the gateway.
+        expect: Arc<[Spiffe]>,
+        /// Who must be found behind it.
+        behind: Arc<[Spiffe]>,
+        /// Who is dialed.
+        gateway: Arc<Workload>,
+        /// What was chosen on the other network: an endpoint, or a waypoint.
+        target: Arc<Workload>,
+        /// The service that was dialed.
+        service: Option<Arc<Service>>,
+    },
     /// A workload that has no address but a DNS name: the caller resolves it and goes on with [`Unresolved::at`].
     Unresolved(Unresolved),
 }
@@ -148,9 +166,25 @@ struct Hop {
 /// How a chosen workload is reached.
 #[derive(Clone, Debug)]
 enum Via {
-    Plain { port: u16 },
-    Tunnel { port: u16, expect: Arc<[Spiffe]> },
-    Waypoint { hbone_port: u16, authority: HboneAddr, expect: Arc<[Spiffe]> },
+    Plain {
+        port: u16,
+    },
+    Tunnel {
+        port: u16,
+        expect: Arc<[Spiffe]>,
+    },
+    Waypoint {
+        hbone_port: u16,
+        authority: HboneAddr,
+        expect: Arc<[Spiffe]>,
+    },
+    Across {
+        hbone_port: u16,
+        authority: Authority,
+        expect: Arc<[Spiffe]>,
+        behind: Arc<[Spiffe]>,
+        target: Arc<Workload>,
+    },
 }
 
 impl NextHop {
@@ -186,6 +220,15 @@ impl Hop {
                 authority,
                 expect,
                 waypoint: workload,
+                service,
+            },
+            Via::Across { hbone_port, authority, expect, behind, target } => NextHop::Across {
+                dial: SocketAddr::new(ip, hbone_port),
+                authority,
+                expect,
+                behind,
+                gateway: workload,
+                target,
                 service,
             },
         }
@@ -249,10 +292,16 @@ fn to_endpoint(
         port: outbound.orig_dst.port(),
         dialed: outbound.orig_dst.ip(),
         rule: endpoint::PortRule::Listed,
+        reach: endpoint::Reach::ThroughGateways,
     };
-    let chosen = endpoint::choose(snapshot, &wanted, dice)?;
-    let via = via(&chosen.workload, chosen.port, Some(&service));
-    Ok(Hop { workload: chosen.workload, service: Some(service), via }.at_address(chosen.address))
+    let endpoint::Chosen { workload, port, address } = endpoint::choose(snapshot, &wanted, dice)?;
+    let Some(address) = address else {
+        let (target, service) = (workload, Some(service));
+        let elsewhere = Elsewhere { target, dialed: service.clone(), behind: service };
+        return gateway::across(snapshot, outbound, elsewhere, dice);
+    };
+    let via = via(&workload, port, Some(&service));
+    Ok(Hop { workload, service: Some(service), via }.at_address(address))
 }
 
 fn to_workload(
@@ -270,10 +319,8 @@ fn to_workload(
         return to_endpoint(snapshot, outbound, service.clone(), dice);
     }
     if workload.network != source.network {
-        return Err(NoRoute::OtherNetwork {
-            target: workload.uid.clone(),
-            network: workload.network.clone(),
-        });
+        let elsewhere = Elsewhere { target: workload, dialed: None, behind: None };
+        return gateway::across(snapshot, outbound, elsewhere, dice);
     }
     if let Some(gateway) = &workload.waypoint
         && !waypoint::is_itself(snapshot, source, gateway)
@@ -292,12 +339,17 @@ fn to_waypoint(
     dice: &mut Dice,
 ) -> Result<NextHop, NoRoute> {
     let chosen = waypoint::resolve(snapshot, outbound, gateway, dice)?;
+    let Some(address) = chosen.address else {
+        let (target, behind) = (chosen.workload, chosen.service);
+        let elsewhere = Elsewhere { target, dialed: service, behind };
+        return gateway::across(snapshot, outbound, elsewhere, dice);
+    };
     let via = Via::Waypoint {
         hbone_port: chosen.port,
         authority: HboneAddr(outbound.orig_dst),
         expect: chosen.expect,
     };
-    Ok(Hop { workload: chosen.workload, service, via }.at_address(chosen.address))
+    Ok(Hop { workload: chosen.workload, service, via }.at_address(address))
 }
 
 fn via(workload: &Workload, port: u16, service: Option<&Service>) -> Via {
@@ -328,6 +380,9 @@ impl fmt::Display for NextHop {
             Self::Plain { dial, .. } => write!(f, "plain to {dial}"),
             Self::Direct { dial, authority, .. } => write!(f, "direct {dial} for {authority}"),
             Self::Waypoint { dial, authority, .. } => write!(f, "waypoint {dial} for {authority}"),
+            Self::Across { dial, authority, target, .. } => {
+                write!(f, "gateway {dial} to network {} for {authority}", target.network)
+            }
             Self::Unresolved(unresolved) => write!(f, "resolve {}", unresolved.host),
         }
     }

@@ -78,13 +78,67 @@ pub enum NoRoute {
         /// `<namespace>/<hostname>`.
         service: Arc<str>,
     },
-    /// The destination is only on another network, where no tunnel of ours leads.
-    #[error("{target} is on network `{network}`, and tunnels to other networks are not supported")]
+    /// The destination is on another network, and says of no gateway.
+    #[error("{target} is on network `{network}` and names no gateway of it")]
     OtherNetwork {
         /// The uid of a workload there.
         target: Arc<str>,
         /// The network.
         network: Arc<str>,
+    },
+    /// A workload on another network was dialed by its address, which means nothing to its gateway.
+    #[error("{target} is on network `{network}`, where only services can be reached")]
+    OtherNetworkWithoutService {
+        /// The uid of the workload.
+        target: Arc<str>,
+        /// The network.
+        network: Arc<str>,
+    },
+    /// The service does not say who may be found behind the gateway of another network.
+    #[error(
+        "service {service} names no identity to expect on network `{network}` (subject_alt_names)"
+    )]
+    NoServiceIdentity {
+        /// `<namespace>/<hostname>`.
+        service: Arc<str>,
+        /// The network.
+        network: Arc<str>,
+    },
+    /// The gateway of another network is asked for services by their names, and this one has none to ask for.
+    #[error(
+        "`{hostname}` is no name by which the gateway of network `{network}` can be asked for it"
+    )]
+    NoServiceName {
+        /// The service's host name.
+        hostname: Arc<str>,
+        /// The network.
+        network: Arc<str>,
+    },
+    /// The gateway of the destination's network does not exist.
+    #[error("gateway {gateway} of network `{network}` is not known")]
+    UnknownGateway {
+        /// How the destination names it.
+        gateway: GatewayTarget,
+        /// The destination's network.
+        network: Arc<str>,
+    },
+    /// The gateway of the destination's network has no endpoint to use.
+    #[error("gateway {gateway} has no endpoint to use for port {port}: {rejected}")]
+    NoGatewayEndpoint {
+        /// `<namespace>/<hostname>`.
+        gateway: Arc<str>,
+        /// Its port for tunnels.
+        port: u16,
+        /// Why not.
+        rejected: Rejected,
+    },
+    /// The gateway cannot be dialed, or nobody would be known to be it.
+    #[error("gateway {gateway} has no {lacks}")]
+    UnusableGateway {
+        /// Its uid.
+        gateway: Arc<str>,
+        /// What it lacks.
+        lacks: &'static str,
     },
 }
 
@@ -99,7 +153,13 @@ impl From<&NoRoute> for Reason {
             | NoRoute::NoWaypointEndpoint { .. }
             | NoRoute::UnusableWaypoint { .. }
             | NoRoute::NoWaypointWeight { .. } => Self::WaypointUnresolved,
-            NoRoute::OtherNetwork { .. } => Self::OtherNetwork,
+            NoRoute::OtherNetwork { .. }
+            | NoRoute::OtherNetworkWithoutService { .. }
+            | NoRoute::NoServiceIdentity { .. }
+            | NoRoute::NoServiceName { .. } => Self::OtherNetwork,
+            NoRoute::UnknownGateway { .. }
+            | NoRoute::NoGatewayEndpoint { .. }
+            | NoRoute::UnusableGateway { .. } => Self::GatewayUnresolved,
         }
     }
 }

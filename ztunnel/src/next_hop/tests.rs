@@ -1,5 +1,7 @@
 //! The rules of outbound routing, one test each.
 
+mod networks;
+
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use super::{
@@ -60,7 +62,8 @@ fn describe(hop: &NextHop) -> String {
         NextHop::Passthrough { .. }
         | NextHop::Plain { .. }
         | NextHop::Direct { .. }
-        | NextHop::Waypoint { .. } => hop.to_string(),
+        | NextHop::Waypoint { .. }
+        | NextHop::Across { .. } => hop.to_string(),
     }
 }
 
@@ -69,6 +72,12 @@ fn identities(hop: &NextHop) -> String {
         NextHop::Direct { expect, .. } | NextHop::Waypoint { expect, .. } => {
             let principals: Vec<&str> = expect.iter().map(|one| one.principal()).collect();
             principals.join(", ")
+        }
+        NextHop::Across { expect, behind, .. } => {
+            let join = |names: &[mesh::identity::Spiffe]| {
+                names.iter().map(|one| one.principal()).collect::<Vec<_>>().join(", ")
+            };
+            format!("{} and behind it {}", join(expect), join(behind))
         }
         NextHop::Passthrough { .. } | NextHop::Plain { .. } | NextHop::Unresolved(_) => {
             "none".to_owned()
@@ -467,22 +476,8 @@ fn a_waypoint_that_cannot_be_used_is_never_bypassed() {
         "waypoint shop/way.shop has no endpoint to use for port 15008: 1 without the port";
     check("shop/way.shop", portless);
     check("10.0.0.8", "waypoint cluster//Pod/shop/nobody has no identity");
-    let away = "cluster//Pod/shop/away is on network `other`, and tunnels to other networks are not supported";
+    let away = "cluster//Pod/shop/away is on network `other` and names no gateway of it";
     check("shop/away.example", away);
-}
-
-#[test]
-fn endpoints_on_other_networks_are_used_by_nobody_and_named_if_there_are_no_others() {
-    let mesh = "
-        workload web  10.0.0.1 hbone
-        workload near 10.0.0.2 hbone
-        workload away - hbone network=other gateway=10.0.0.9
-        service  both 10.1.0.1:80 -> near:1 away:1
-        service  away 10.1.0.2:80 -> away:1
-    ";
-    check(mesh, "web -> 10.1.0.1:80", "direct 10.0.0.2:15008 for 10.0.0.2:1");
-    let refusal = "no route: cluster//Pod/shop/away is on network `other`, and tunnels to other networks are not supported";
-    check(mesh, "web -> 10.1.0.2:80", refusal);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::{
     NoRoute, Outbound,
     address::{self, Address},
     dice::Dice,
-    endpoint::{self, Chosen, PortRule, Wanted},
+    endpoint::{self, Chosen, PortRule, Reach, Wanted},
     expected,
 };
 
@@ -23,8 +23,11 @@ pub(super) struct Waypoint {
     pub(super) workload: Arc<Workload>,
     /// Its port for tunnels.
     pub(super) port: u16,
-    pub(super) address: Address,
+    /// None if it is on another network, behind the gateway that it names.
+    pub(super) address: Option<Address>,
     pub(super) expect: Arc<[Spiffe]>,
+    /// The service it was chosen from, if it was one.
+    pub(super) service: Option<Arc<Service>>,
 }
 
 /// The waypoint of a service: one of several by their weights, else the only one.
@@ -69,29 +72,30 @@ pub(super) fn resolve(
                 port: gateway.hbone_port,
                 dialed,
                 rule: PortRule::ListedOrApplicationTunnel,
+                reach: Reach::ThroughGateways,
             };
             (endpoint::choose(snapshot, &wanted, dice)?, Some(service))
         }
         Some(Found::Workload(workload)) => {
+            let address = address::of(&workload, None, dialed);
             if workload.network != source.network {
-                return Err(NoRoute::OtherNetwork {
-                    target: workload.uid.clone(),
-                    network: workload.network.clone(),
-                });
+                (Chosen { workload, port: gateway.hbone_port, address: None }, None)
+            } else if address.is_some() {
+                (Chosen { workload, port: gateway.hbone_port, address }, None)
+            } else {
+                let waypoint = workload.uid.clone();
+                return Err(NoRoute::UnusableWaypoint { waypoint, lacks: "address" });
             }
-            let address = address::of(&workload, None, dialed).ok_or_else(|| {
-                NoRoute::UnusableWaypoint { waypoint: workload.uid.clone(), lacks: "address" }
-            })?;
-            (Chosen { workload, port: gateway.hbone_port, address }, None)
         }
         None => return Err(NoRoute::UnknownWaypoint { waypoint: gateway.target.clone() }),
     };
     let expect = expected(&chosen.workload, service.as_deref());
-    if expect.is_empty() {
+    if expect.is_empty() && chosen.address.is_some() {
         let waypoint = chosen.workload.uid.clone();
         return Err(NoRoute::UnusableWaypoint { waypoint, lacks: "identity" });
     }
-    Ok(Waypoint { workload: chosen.workload, port: chosen.port, address: chosen.address, expect })
+    let Chosen { workload, port, address } = chosen;
+    Ok(Waypoint { workload, port, address, expect, service })
 }
 
 /// Whether a workload is the waypoint that a reference means: then what it sends on must not come back to it.

@@ -128,7 +128,8 @@ async fn decide(
         hop @ (NextHop::Passthrough { .. }
         | NextHop::Plain { .. }
         | NextHop::Direct { .. }
-        | NextHop::Waypoint { .. }) => hop,
+        | NextHop::Waypoint { .. }
+        | NextHop::Across { .. }) => hop,
     };
     Route::new(source, client, hop)
 }
@@ -145,6 +146,10 @@ impl Route {
             }
             NextHop::Waypoint { dial, authority, expect, waypoint, service } => {
                 (dial, Via::Tunnel { authority, expect }, Some(waypoint), service)
+            }
+            NextHop::Across { target, .. } => {
+                let error = format!("{} is on network `{}`", target.uid, target.network);
+                return Err(Failure { reason: Reason::OtherNetwork, error });
             }
             NextHop::Unresolved(unresolved) => {
                 let error = format!("{} stands for another name", unresolved.host);

@@ -58,7 +58,7 @@ pub(super) struct Party {
 /// Where it goes next.
 #[derive(Debug, Serialize)]
 pub(super) struct Hop {
-    /// `passthrough`, `plain`, `direct`, `waypoint`, `unresolved`.
+    /// `passthrough`, `plain`, `direct`, `waypoint`, `across`, `unresolved`.
     pub(super) kind: &'static str,
     /// What is dialed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,7 +72,7 @@ pub(super) struct Hop {
     /// The identities any of which must be found there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) expect: Vec<String>,
-    /// The destination, or its waypoint.
+    /// The destination, or its waypoint, or what stands for it on another network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) workload: Option<Party>,
     /// The service that was dialed, `<namespace>/<hostname>`.
