@@ -69,6 +69,16 @@ pub enum Denied {
         /// `<namespace>/<name>`.
         policy: Arc<str>,
     },
+    /// A policy that would apply to the workload was sent and cannot be understood, and no older version of it is held.
+    #[error(
+        "policy {policy} applies to the destination and cannot be understood ({fault}), so nothing is allowed"
+    )]
+    Invalid {
+        /// `<namespace>/<name>`.
+        policy: Arc<str>,
+        /// The field and what is wrong with it.
+        fault: Arc<str>,
+    },
     /// ALLOW policies apply and none matched.
     #[error("no policy allows this connection: {nearest}")]
     NoAllow {
@@ -91,8 +101,8 @@ pub fn originated() -> Permit {
 
 /// Decides whether a connection to a workload may be made.
 ///
-/// A DENY that matches comes first, since it holds whatever else arrives; then a named policy that is missing, since it
-/// might deny or restrict; then the ALLOW policies. Dry-run policies decide nothing: [`dry_run`](super::dry_run()) reports
+/// A DENY that matches comes first, since it holds whatever else arrives; then a policy that cannot be understood and a
+/// named one that is missing, since they might deny or restrict; then the ALLOW policies. Dry-run policies decide nothing: [`dry_run`](super::dry_run()) reports
 /// on them.
 ///
 /// # Errors
@@ -109,6 +119,10 @@ pub fn authorize(
         if let Some(rule) = policy.matching_rule(connection) {
             return Err(Denied::ByDeny { policy: policy.key.clone(), rule });
         }
+    }
+    if let Some(rejected) = policies.invalid(to) {
+        let (policy, fault) = (rejected.key.clone(), rejected.fault.clone());
+        return Err(Denied::Invalid { policy, fault });
     }
     if let Some(policy) = policies.missing(to) {
         return Err(Denied::Missing { policy: policy.clone() });

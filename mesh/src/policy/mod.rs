@@ -11,6 +11,7 @@ mod nearest;
 mod policies;
 #[cfg(test)]
 mod reference;
+mod rejected;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ pub use self::{
     dry_run::{DryRun, DryRunVerdict, dry_run},
     nearest::NearestMiss,
     policies::Policies,
+    rejected::{Reach, Rejected},
 };
 pub use crate::wire::DecodeError;
 

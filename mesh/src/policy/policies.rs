@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{Destination, Policy, Scope};
+use super::{Destination, Policy, Rejected, Scope};
 
 /// Policies by key, in the order of their keys.
 type ByKey = OrdMap<Arc<str>, Arc<Policy>>;
@@ -18,6 +18,8 @@ pub struct Policies {
     by_key: ByKey,
     global: ByKey,
     by_namespace: OrdMap<Arc<str>, ByKey>,
+    /// Those whose last version cannot be understood, whether an older one is held or not.
+    rejected: OrdMap<Arc<str>, Arc<Rejected>>,
 }
 
 impl Policies {
@@ -40,6 +42,7 @@ impl Policies {
 
     /// Removes the policy `<namespace>/<name>`, if it is there.
     pub fn remove(&mut self, key: &str) {
+        self.rejected.remove(key);
         let Some(policy) = self.by_key.remove(key) else { return };
         match policy.scope {
             Scope::Global => {
@@ -55,6 +58,17 @@ impl Policies {
             }
             Scope::WorkloadSelector => {}
         }
+    }
+
+    /// Notes that the newest version of a policy cannot be understood. An older one that is held stays in force; without
+    /// one, nothing is allowed where it would apply.
+    pub fn reject(&mut self, rejected: Rejected) {
+        self.rejected.insert(rejected.key.clone(), Arc::new(rejected));
+    }
+
+    /// Every policy whose newest version cannot be understood, in the order of their keys.
+    pub fn rejected(&self) -> impl Iterator<Item = &Arc<Rejected>> {
+        self.rejected.values()
     }
 
     /// The policy `<namespace>/<name>`.
@@ -79,7 +93,7 @@ impl Policies {
 
     /// Whether nothing changed between the two: then a decision made with the one holds with the other.
     pub fn same(&self, other: &Self) -> bool {
-        self.by_key.ptr_eq(&other.by_key)
+        self.by_key.ptr_eq(&other.by_key) && self.rejected.ptr_eq(&other.rejected)
     }
 
     /// The policies that apply to a workload: global ones, those of its namespace, those it names.
@@ -96,6 +110,12 @@ impl Policies {
         self.global.values().chain(namespace).chain(named)
     }
 
+    /// The first policy that would apply to a workload, cannot be understood, and has no older version.
+    pub fn invalid(&self, to: Destination<'_>) -> Option<&Arc<Rejected>> {
+        let mut rejected = self.rejected.values();
+        rejected.find(|one| one.applies(to) && !self.by_key.contains_key(&one.key))
+    }
+
     /// The first policy that a workload names and that is not here.
     pub fn missing<'a>(&self, to: Destination<'a>) -> Option<&'a Arc<str>> {
         to.policies.iter().find(|key| !self.by_key.contains_key(*key))
@@ -105,7 +125,7 @@ impl Policies {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Action, Mode},
+        super::{Action, Mode, Reach},
         *,
     };
 
@@ -159,6 +179,53 @@ mod tests {
         check(&policies, "shop", &[], &[]);
         check(&policies, "root", &["shop/ns"], &["root/all", "shop/ns"]);
         assert_eq!(policies.len(), 4);
+    }
+
+    fn rejected(key: &str, reach: Reach) -> Rejected {
+        Rejected { key: key.into(), reach, fault: "action: 9".into() }
+    }
+
+    fn check_invalid(policies: &Policies, namespace: &str, named: &[&str], expected: Option<&str>) {
+        let named: Vec<Arc<str>> = named.iter().map(|key| (*key).into()).collect();
+        let to = Destination { namespace, policies: &named };
+        let found = policies.invalid(to).map(|rejected| &*rejected.key);
+        assert_eq!(found, expected, "{namespace} {named:?}");
+    }
+
+    #[test]
+    fn a_rejected_policy_that_never_was_accepted_counts_where_it_would_apply() {
+        let check = |reach: Reach, namespace: &str, named: &[&str], expected: bool| {
+            let mut policies = some();
+            policies.reject(rejected("shop/new", reach));
+            check_invalid(&policies, namespace, named, expected.then_some("shop/new"));
+        };
+        check(Reach::Everyone, "bank", &[], true);
+        check(Reach::Namespace("shop".into()), "shop", &[], true);
+        check(Reach::Namespace("shop".into()), "bank", &[], false);
+        check(Reach::Namespace("shop".into()), "bank", &["shop/new"], true);
+        check(Reach::Named, "shop", &[], false);
+        check(Reach::Named, "shop", &["shop/new"], true);
+        check(Reach::NoOne, "shop", &["shop/new"], false);
+    }
+
+    #[test]
+    fn a_rejected_change_leaves_the_older_version_in_force() {
+        let mut policies = some();
+        policies.reject(rejected("shop/ns", Reach::Namespace("shop".into())));
+        check_invalid(&policies, "shop", &[], None);
+        check(&policies, "shop", &[], &["root/all", "shop/ns"]);
+        assert_eq!(policies.rejected().count(), 1, "and is shown");
+    }
+
+    #[test]
+    fn a_rejection_ends_with_a_good_version_or_with_the_policy() {
+        let mut policies = some();
+        policies.reject(rejected("shop/new", Reach::Everyone));
+        policies.insert(policy("shop/new", Scope::WorkloadSelector));
+        assert_eq!(policies.rejected().count(), 0);
+        policies.reject(rejected("shop/late", Reach::Everyone));
+        policies.remove("shop/late");
+        assert_eq!(policies.rejected().count(), 0);
     }
 
     #[test]

@@ -111,6 +111,7 @@ fn found(policies: &Policies, to: Destination<'_>, c: &Connection<'_>) -> &'stat
             Grounds::Originated => "originated",
         },
         Err(Denied::ByDeny { .. }) => "denied",
+        Err(Denied::Invalid { .. }) => "invalid",
         Err(Denied::Missing { .. }) => "missing",
         Err(Denied::NoAllow { .. }) => "no allow",
     }

@@ -139,6 +139,30 @@ fn a_named_policy_that_has_not_arrived_denies() {
 }
 
 #[test]
+fn a_policy_that_cannot_be_understood_denies_where_it_would_apply() {
+    let invalid = |policies: &mut Policies, key: &str| {
+        let reach = Reach::Namespace("shop".into());
+        policies.reject(Rejected { key: key.into(), reach, fault: "action: 9 is no".into() });
+    };
+    let decide = |policies: &Policies| {
+        let peer = Spiffe::new("cluster.local", "web", "front").unwrap();
+        let (source, destination) =
+            ("10.0.0.1:4000".parse().unwrap(), "10.1.0.1:80".parse().unwrap());
+        let connection = Connection { peer: Some(&peer), source, destination };
+        let to = Destination { namespace: "shop", policies: &["shop/gone".into()] };
+        authorize(policies, to, &connection).unwrap_err().to_string()
+    };
+    let mut held = policies("allow shop/all namespace *");
+    invalid(&mut held, "shop/new");
+    let expected = "policy shop/new applies to the destination and cannot be understood \
+                    (action: 9 is no), so nothing is allowed";
+    assert_eq!(decide(&held), expected);
+    let mut denied = policies("deny shop/none namespace *");
+    invalid(&mut denied, "shop/new");
+    assert_eq!(decide(&denied), "policy shop/none denies this connection: its rule 1 matches");
+}
+
+#[test]
 fn an_allow_without_rules_allows_nothing_and_a_deny_without_rules_denies_nothing() {
     let nothing = "no policy allows this connection: shop/a has no rules, so it allows nothing";
     check("allow shop/a namespace none", FROM_WEB, nothing);

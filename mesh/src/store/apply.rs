@@ -20,6 +20,7 @@ impl Snapshot {
             Update::Service(service) => self.put_service(Arc::new(service)),
             Update::RemoveAddress(name) => self.remove_address(&name),
             Update::Policy(policy) => self.policies.insert(policy),
+            Update::RejectPolicy(rejected) => self.policies.reject(rejected),
             Update::RemovePolicy(key) => self.policies.remove(&key),
         }
     }

@@ -37,7 +37,7 @@ pub use self::{
         NetworkMode, Port, TunnelProtocol, Workload, WorkloadType,
     },
 };
-use crate::policy::Policy;
+use crate::policy::{Policy, Rejected};
 pub use crate::wire::DecodeError;
 
 /// One change of what exists.
@@ -51,6 +51,8 @@ pub enum Update {
     RemoveAddress(String),
     /// A policy is new or changed.
     Policy(Policy),
+    /// A policy was sent and cannot be understood.
+    RejectPolicy(Rejected),
     /// A policy is gone, by `<namespace>/<name>`.
     RemovePolicy(String),
 }

@@ -17,6 +17,7 @@ impl From<&Denied> for Reason {
     fn from(error: &Denied) -> Self {
         match error {
             Denied::ByDeny { .. } => Self::PolicyDeny,
+            Denied::Invalid { .. } => Self::PolicyInvalid,
             Denied::Missing { .. } => Self::PolicyMissing,
             Denied::NoAllow { .. } => Self::PolicyNoAllow,
         }

@@ -42,6 +42,8 @@ reasons! {
     PolicyNoAllow "policy_no_allow" Deny;
     /// A policy that the destination names has not arrived, so nothing is let in.
     PolicyMissing "policy_missing" Deny;
+    /// A policy that applies to the destination cannot be understood, so nothing is let in.
+    PolicyInvalid "policy_invalid" Deny;
     /// A changed policy denies a connection that was open.
     PolicyChanged "policy_changed" Deny;
 

@@ -81,6 +81,10 @@ fn describe() {
     describe_counter!("istio_xds_connection_terminations_total", "xDS streams that ended");
     describe_counter!("istio_xds_message_total", "xDS responses received");
     describe_counter!("istio_xds_message_bytes_total", "Bytes of xDS responses received");
+    describe_gauge!(
+        "aquifer_policies_rejected",
+        "Policies whose newest version cannot be understood, and whether they deny for want of an older one"
+    );
     describe_gauge!("istio_build", "The component and its version");
     describe_counter!("aquifer_denials_total", "Connections that policy refused or cut, by reason");
     describe_counter!(

@@ -9,7 +9,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 use prost::Message;
 use proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
@@ -24,11 +24,11 @@ use tonic::{Code, Request, Streaming};
 use tracing::{info, warn};
 
 use super::{
-    Handled, ServerError, Session, XdsConfig, XdsStatus,
+    Handled, ResourceType, ServerError, Session, XdsConfig, XdsStatus,
     backoff::{Attempt, Backoff},
     session::complaint,
 };
-use crate::store::Store;
+use crate::{policy::Reach, store::Store};
 
 /// A push of 100,000 workloads is some 40 MB; Istio's own limit.
 const LARGEST_RESPONSE: usize = 200 * 1024 * 1024;
@@ -138,6 +138,7 @@ fn handle(
     counter!("istio_xds_message_bytes_total", "url" => url.clone()).increment(bytes);
     let began = Instant::now();
     let handled = session.response(response, |updates| store.apply(updates));
+    tell_rejected_policies(store, &handled);
     histogram!("aquifer_xds_apply_seconds", "url" => url.clone()).record(began.elapsed());
     let (accepted, removed) = (handled.accepted, handled.removed);
     if handled.rejected.is_empty() {
@@ -158,6 +159,27 @@ fn handle(
         status.send_modify(|s| s.handled(resource_type, &handled, resources, SystemTime::now()));
     }
     handled
+}
+
+/// Says which policies deny because no version of them was understood, and counts all whose newest version was not.
+fn tell_rejected_policies(store: &Store, handled: &Handled) {
+    if handled.resource_type != Some(ResourceType::Authorization) {
+        return;
+    }
+    let snapshot = store.load();
+    let policies = snapshot.policies();
+    let (mut harmless, mut denying) = (0_u32, 0_u32);
+    for rejected in policies.rejected() {
+        let is_harmless = policies.get(&rejected.key).is_some() || rejected.reach == Reach::NoOne;
+        let of = if is_harmless { &mut harmless } else { &mut denying };
+        *of += 1;
+        let is_new = handled.rejected.iter().any(|new| *new.name == *rejected.key);
+        if is_new && !is_harmless {
+            warn!(policy = %rejected.key, reach = ?rejected.reach, error = %rejected.fault, "a policy cannot be understood: nothing is allowed where it would apply");
+        }
+    }
+    gauge!("aquifer_policies_rejected", "denies" => "no").set(harmless);
+    gauge!("aquifer_policies_rejected", "denies" => "yes").set(denying);
 }
 
 impl From<tonic::Status> for Ended {

@@ -3,17 +3,18 @@
 //! In: that a stream is open, and the server's responses. Out: requests to send, updates to apply, what was rejected
 //! and why. Does no I/O and keeps no clock; what it holds outlives streams, so that a new one resumes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 use proto::{
     ADDRESS_TYPE, AUTHORIZATION_TYPE,
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
     envoy::{envoy::config::core::v3::Node, google::rpc::Status},
+    google::value::Kind,
 };
 
 use crate::{
-    policy::Policy,
+    policy::{Policy, Rejected as RejectedPolicy},
     store::{DecodeError, Update},
 };
 
@@ -70,6 +71,8 @@ pub struct Session {
     /// Version of each resource that was accepted and not removed, by type and name. What was rejected is not here:
     /// the server would not send it again.
     versions: [HashMap<Box<str>, Box<str>>; ResourceType::ALL.len()],
+    /// Policies of which no version was accepted. They deny, so the server has to be asked whether they are still there.
+    rejected_policies: HashSet<Box<str>>,
 }
 
 /// What a response led to.
@@ -111,7 +114,7 @@ enum Fault {
 impl Session {
     /// A session that holds nothing.
     pub fn new(node: Node) -> Self {
-        Self { node, versions: Default::default() }
+        Self { node, versions: Default::default(), rejected_policies: HashSet::new() }
     }
 
     /// A stream is open: the requests to begin it with. They subscribe to everything and tell what is held.
@@ -121,6 +124,7 @@ impl Session {
             type_url: resource_type.type_url().to_owned(),
             initial_resource_versions: self
                 .held(resource_type)
+                .chain(self.rejected(resource_type))
                 .map(|(name, version)| (name.to_owned(), version.to_owned()))
                 .collect(),
             ..DeltaDiscoveryRequest::default()
@@ -143,14 +147,31 @@ impl Session {
             return Handled { resource_type: None, accepted: 0, removed: 0, rejected, reply };
         };
         let removed = removed_resources.len();
-        let versions = &mut self.versions[resource_type as usize];
-        let mut tally = Tally { resource_type, versions, accepted: 0, rejected: Vec::new() };
+        let root_namespace = root_namespace(&self.node).to_owned();
+        let mut tally = Tally {
+            resource_type,
+            versions: &mut self.versions[resource_type as usize],
+            rejected_policies: &mut self.rejected_policies,
+            root_namespace,
+            accepted: 0,
+            rejected: Vec::new(),
+        };
         let resources = resources.into_iter().map(Change::Set);
         let removals = removed_resources.into_iter().map(Change::Remove);
         apply(&mut resources.chain(removals).filter_map(|change| tally.update(change)));
         let Tally { accepted, rejected, .. } = tally;
         let reply = reply(type_url, nonce, &rejected);
         Handled { resource_type: Some(resource_type), accepted, removed, rejected, reply }
+    }
+
+    /// Names of policies of which no version is held, with a version that no server has: it sends them again, or says
+    /// that they are gone.
+    fn rejected(&self, resource_type: ResourceType) -> impl Iterator<Item = (&str, &str)> {
+        let rejected = match resource_type {
+            ResourceType::Authorization => Some(&self.rejected_policies),
+            ResourceType::Address => None,
+        };
+        rejected.into_iter().flatten().map(|name| (&**name, ""))
     }
 
     /// Name and version of every resource held.
@@ -170,6 +191,8 @@ enum Change {
 struct Tally<'a> {
     resource_type: ResourceType,
     versions: &'a mut HashMap<Box<str>, Box<str>>,
+    rejected_policies: &'a mut HashSet<Box<str>>,
+    root_namespace: String,
     accepted: usize,
     rejected: Vec<Rejected>,
 }
@@ -180,19 +203,38 @@ impl Tally<'_> {
             Change::Set(resource) => match self.decode(&resource) {
                 Ok(update) => {
                     self.accepted += 1;
+                    self.rejected_policies.remove(resource.name.as_str());
                     self.versions.insert(resource.name.into(), resource.version.into());
                     Some(update)
                 }
                 Err(fault) => {
-                    self.rejected.push(Rejected { name: resource.name, reason: fault.to_string() });
-                    None
+                    let reason = fault.to_string();
+                    let update = self.reject(&resource, &reason);
+                    self.rejected.push(Rejected { name: resource.name, reason });
+                    update
                 }
             },
             Change::Remove(name) => {
                 self.versions.remove(name.as_str());
+                if self.resource_type == ResourceType::Authorization {
+                    self.rejected_policies.remove(name.as_str());
+                }
                 Some(self.resource_type.removal(name))
             }
         }
+    }
+
+    /// A workload that cannot be understood is as if it had not been sent; a policy denies where it would apply.
+    fn reject(&mut self, resource: &Resource, reason: &str) -> Option<Update> {
+        if self.resource_type != ResourceType::Authorization {
+            return None;
+        }
+        if !self.versions.contains_key(resource.name.as_str()) {
+            self.rejected_policies.insert(resource.name.as_str().into());
+        }
+        let bytes = resource.resource.as_ref().map_or(&[][..], |any| &any.value);
+        let rejected = RejectedPolicy::of(&resource.name, bytes, reason, &self.root_namespace);
+        Some(Update::RejectPolicy(rejected))
     }
 
     fn decode(&self, resource: &Resource) -> Result<Update, Fault> {
@@ -201,6 +243,15 @@ impl Tally<'_> {
             return Err(Fault::OtherType { found: any.type_url.clone() });
         }
         self.resource_type.decode(&any.value)
+    }
+}
+
+/// The namespace of the mesh's own components, which is the one of policies for everyone.
+fn root_namespace(node: &Node) -> &str {
+    let fields = node.metadata.as_ref().map(|metadata| &metadata.fields);
+    match fields.and_then(|fields| fields.get("NAMESPACE")?.kind.as_ref()) {
+        Some(Kind::StringValue(namespace)) => namespace,
+        Some(_) | None => "istio-system",
     }
 }
 
@@ -288,6 +339,7 @@ mod tests {
             Update::Service(service) => format!("service {}", service.hostname),
             Update::RemoveAddress(name) => format!("remove {name}"),
             Update::Policy(policy) => format!("policy {}", policy.key),
+            Update::RejectPolicy(rejected) => format!("reject {}", rejected.key),
             Update::RemovePolicy(name) => format!("remove policy {name}"),
         }
     }
@@ -347,6 +399,59 @@ mod tests {
         handle(&mut session, addresses(vec![workload("a", "1")], &[]));
         handle(&mut session, addresses(vec![bad_workload("a", "2")], &[]));
         assert_eq!(held(&session), ["a@1"]);
+    }
+
+    fn policies(resources: Vec<Resource>, removed: &[&str]) -> DeltaDiscoveryResponse {
+        DeltaDiscoveryResponse {
+            type_url: AUTHORIZATION_TYPE.into(),
+            ..addresses(resources, removed)
+        }
+    }
+
+    fn policy(name: &str, action: i32) -> Resource {
+        let (namespace, own) = name.split_once('/').unwrap();
+        let value = proto::security::Authorization {
+            name: own.into(),
+            namespace: namespace.into(),
+            action,
+            ..Default::default()
+        }
+        .encode_to_vec();
+        Resource {
+            name: name.into(),
+            version: "1".into(),
+            resource: Some(Any { type_url: AUTHORIZATION_TYPE.into(), value }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_rejected_policy_is_passed_on_as_rejected() {
+        let mut session = session();
+        let (updates, handled) = handle(&mut session, policies(vec![policy("shop/p", 9)], &[]));
+        assert_eq!(updates, ["reject shop/p"]);
+        assert_eq!(error(&handled), Some("shop/p: action: 9 is not a known value"));
+        assert_eq!((handled.accepted, handled.rejected.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_new_stream_asks_whether_a_rejected_policy_is_still_there() {
+        let told = |session: &Session| {
+            let [authorization, address] = session.connected();
+            assert!(address.initial_resource_versions.is_empty());
+            let versions = authorization.initial_resource_versions;
+            versions.into_iter().map(|(name, version)| name + "@" + &version).collect::<Vec<_>>()
+        };
+        let mut session = session();
+        handle(&mut session, policies(vec![policy("shop/p", 9)], &[]));
+        assert_eq!(told(&session), ["shop/p@"]);
+        handle(&mut session, policies(vec![policy("shop/p", 0)], &[]));
+        handle(&mut session, policies(vec![policy("shop/p", 9)], &[]));
+        assert_eq!(told(&session), ["shop/p@1"], "the older version is held");
+        handle(&mut session, policies(vec![policy("shop/q", 9)], &["shop/p"]));
+        assert_eq!(told(&session), ["shop/q@"]);
+        handle(&mut session, policies(vec![], &["shop/q"]));
+        assert!(told(&session).is_empty());
     }
 
     #[test]
@@ -429,7 +534,8 @@ mod tests {
             let mut response = addresses(resources.collect(), &[]);
             response.type_url = type_url.into();
             let (updates, handled) = handle(&mut session(), response);
-            proptest::prop_assert_eq!(updates.len(), handled.accepted);
+            let applied = updates.iter().filter(|update| !update.starts_with("reject ")).count();
+            proptest::prop_assert_eq!(applied, handled.accepted);
             proptest::prop_assert_eq!(handled.accepted + handled.rejected.len(), count);
             proptest::prop_assert_eq!(handled.reply.error_detail.is_some(), handled.accepted < count);
         }

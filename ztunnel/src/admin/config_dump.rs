@@ -1,6 +1,7 @@
 //! The dump of what the daemon knows and does, as `istioctl ztunnel-config` reads it.
 //!
-//! In: [`Handles`]. Out: a [`ConfigDump`] to serialize. Field names and values are Istio's; `xds` and `capture` are ours.
+//! In: [`Handles`]. Out: a [`ConfigDump`] to serialize. Field names and values are Istio's; `rejectedPolicies`,
+//! `xds` and `capture` are ours.
 
 mod certificates;
 mod policies;
@@ -26,6 +27,8 @@ pub(super) struct ConfigDump<'a> {
     services: Arc<Snapshot>,
     #[serde(serialize_with = "policies")]
     policies: Arc<Snapshot>,
+    #[serde(serialize_with = "rejected_policies")]
+    rejected_policies: Arc<Snapshot>,
     /// Istio's ztunnel keeps endpoints of services that have not arrived here. Ours are in the store: always empty.
     staged_services: BTreeMap<(), ()>,
     static_config: StaticConfig,
@@ -64,7 +67,8 @@ impl<'a> ConfigDump<'a> {
         Self {
             workloads: Arc::clone(&snapshot),
             services: Arc::clone(&snapshot),
-            policies: snapshot,
+            policies: Arc::clone(&snapshot),
+            rejected_policies: snapshot,
             staged_services: BTreeMap::new(),
             static_config: StaticConfig::default(),
             version: Version::running(&handles.istio_version),
@@ -103,6 +107,11 @@ fn services<S: Serializer>(snapshot: &Snapshot, to: S) -> Result<S::Ok, S::Error
 
 fn policies<S: Serializer>(snapshot: &Snapshot, to: S) -> Result<S::Ok, S::Error> {
     to.collect_seq(snapshot.policies().iter().map(|policy| policies::Policy::of(policy)))
+}
+
+fn rejected_policies<S: Serializer>(snapshot: &Snapshot, to: S) -> Result<S::Ok, S::Error> {
+    let policies = snapshot.policies();
+    to.collect_seq(policies.rejected().map(|rejected| policies::Rejected::of(rejected, policies)))
 }
 
 fn is_empty(text: &&str) -> bool {
@@ -242,6 +251,30 @@ mod tests {
                 "canonical": true,
                 "visibility": "Public",
             }),
+        );
+    }
+
+    #[test]
+    fn a_rejected_policy_is_shown_with_its_fault_and_what_is_in_force() {
+        let held =
+            Authorization { name: "a".into(), namespace: "shop".into(), ..Default::default() };
+        let bad = |name: &str| {
+            let wire = Authorization { action: 9, ..held.clone() };
+            let bytes = prost::Message::encode_to_vec(&wire);
+            Update::RejectPolicy(mesh::policy::Rejected::of(name, &bytes, "action: 9", "root"))
+        };
+        let updates =
+            [Update::Policy(held.clone().try_into().unwrap()), bad("shop/a"), bad("shop/b")];
+        let snapshot = snapshot(updates);
+        let policies = snapshot.policies();
+        let shown: Vec<_> =
+            policies.rejected().map(|one| policies::Rejected::of(one, policies)).collect();
+        check(
+            shown,
+            json!([
+                {"policy": "shop/a", "appliesTo": "everyone", "error": "action: 9", "inForce": "older version"},
+                {"policy": "shop/b", "appliesTo": "everyone", "error": "action: 9", "inForce": "denial"},
+            ]),
         );
     }
 

@@ -1,7 +1,7 @@
 //! Policies as the dump shows them.
 
 use ipnet::IpNet;
-use mesh::policy::{self, Action, Field, Mode, Scope};
+use mesh::policy::{self, Action, Field, Mode, Policies, Reach, Scope};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -60,6 +60,37 @@ enum StringMatch<'a> {
 struct ServiceAccount<'a> {
     namespace: &'a str,
     service_account: &'a str,
+}
+
+/// A policy whose newest version cannot be understood.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Rejected<'a> {
+    policy: &'a str,
+    applies_to: String,
+    error: &'a str,
+    in_force: &'static str,
+}
+
+impl<'a> Rejected<'a> {
+    pub(super) fn of(rejected: &'a policy::Rejected, policies: &Policies) -> Self {
+        let older = policies.get(&rejected.key).is_some();
+        Self {
+            policy: &rejected.key,
+            applies_to: match &rejected.reach {
+                Reach::Everyone => "everyone".to_owned(),
+                Reach::Namespace(namespace) => format!("namespace {namespace}"),
+                Reach::Named => "workloads that name it".to_owned(),
+                Reach::NoOne => "nobody: it is a dry run".to_owned(),
+            },
+            error: &rejected.fault,
+            in_force: match &rejected.reach {
+                _ if older => "older version",
+                Reach::Everyone | Reach::Namespace(_) | Reach::Named => "denial",
+                Reach::NoOne => "nothing",
+            },
+        }
+    }
 }
 
 impl<'a> Policy<'a> {

@@ -172,7 +172,7 @@ pub(super) fn judge(
             let sentence = denied.to_string();
             let (policy, rule) = match denied {
                 Denied::ByDeny { policy, rule } => (Some(policy), Some(rule)),
-                Denied::Missing { policy } => (Some(policy), None),
+                Denied::Invalid { policy, .. } | Denied::Missing { policy } => (Some(policy), None),
                 Denied::NoAllow { .. } => (None, None),
             };
             (Verdict { allowed: false, sentence, policy, rule, dry_run }, Some(reason))
