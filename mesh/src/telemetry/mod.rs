@@ -8,6 +8,7 @@ mod classify;
 mod connection;
 mod format;
 mod log;
+mod openmetrics;
 mod reason;
 mod recorder;
 mod traffic;
@@ -16,5 +17,5 @@ pub use connection::{Connection, ConnectionMetrics, Failure, OpenSocket, Traffic
 pub use format::LogFormat;
 pub use log::{LogConfig, LogError, LogHandle, start_log};
 pub use reason::{Reason, ResponseFlag};
-pub use recorder::{Metrics, MetricsError, record_build};
+pub use recorder::{Exposition, Metrics, MetricsError, record_build};
 pub use traffic::{Party, Reporter, Security, ServiceName, Traffic};

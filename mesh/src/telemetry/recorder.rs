@@ -7,6 +7,8 @@ use std::{fs, time::Duration};
 use metrics::{describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use super::openmetrics::openmetrics;
+
 /// How often histograms are folded when nobody scrapes: their samples wait in memory until then.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Buckets of all durations: Istio's for forwarded DNS queries.
@@ -24,6 +26,34 @@ pub enum MetricsError {
         /// What the exporter said.
         source: metrics_exporter_prometheus::BuildError,
     },
+}
+
+/// How metrics are written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Exposition {
+    /// Prometheus' text format 0.0.4.
+    Prometheus,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+impl Exposition {
+    /// The form that an `Accept` header prefers: OpenMetrics for whoever names it, as Prometheus does.
+    pub fn accepted(accept: &str) -> Self {
+        let mut types = accept.split(',').filter_map(|range| range.split(';').next());
+        match types.any(|name| name.trim().eq_ignore_ascii_case("application/openmetrics-text")) {
+            true => Self::OpenMetrics,
+            false => Self::Prometheus,
+        }
+    }
+
+    /// Its media type.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
 }
 
 /// Renders the process's metrics.
@@ -48,10 +78,14 @@ impl Metrics {
         Ok(Self { prometheus })
     }
 
-    /// All metrics in Prometheus' text format.
-    pub fn render(&self) -> String {
+    /// All metrics.
+    pub fn render(&self, form: Exposition) -> String {
         record_descriptors();
-        self.prometheus.render()
+        let text = self.prometheus.render();
+        match form {
+            Exposition::Prometheus => text,
+            Exposition::OpenMetrics => openmetrics(&text),
+        }
     }
 
     /// Folds histograms from time to time, forever.

@@ -7,7 +7,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use mesh::telemetry::Metrics;
+use mesh::telemetry::{Exposition, Metrics};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -70,7 +70,7 @@ impl Page {
         match request.uri().path() {
             "/debug/syncz" => json_response(&self.syncz()),
             "/debug/config" => json_response(&self.config()),
-            "/metrics" => text(StatusCode::OK, self.metrics.render()),
+            "/metrics" => text(StatusCode::OK, self.metrics.render(Exposition::Prometheus)),
             "/ready" if self.state.borrow().is_some() => text(StatusCode::OK, "ready\n"),
             "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "no good configuration yet\n"),
             _ => text(

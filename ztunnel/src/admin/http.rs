@@ -1,15 +1,18 @@
 //! The little HTTP/1.1 that the daemon's own ports need.
 //!
 //! In: a listener and a function from a [`Request`] to a [`Response`]. Out: served connections. Requests have a query
-//! and no body: a body that is sent is not read, and its connection is closed.
+//! and no body: a body that is sent is not read, and its connection is closed. Whoever accepts gzip gets long answers so.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, io::Write, pin::Pin, sync::Arc, time::Duration};
 
+use flate2::{Compression, write::GzEncoder};
 use http_body_util::Full;
 use hyper::{
-    Method, StatusCode, Uri,
+    HeaderMap, Method, StatusCode, Uri,
     body::{Bytes, Incoming},
-    header::{CONTENT_TYPE, HeaderValue},
+    header::{
+        ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, VARY,
+    },
     server::conn::http1,
     service::service_fn,
 };
@@ -31,24 +34,47 @@ const CONNECTIONS: usize = 64;
 /// After an accept that failed, which happens when descriptors run out: not at once again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Shorter answers are not worth compressing.
+const SHORT: usize = 1024;
+
 /// A request without its body.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) method: Method,
     pub(super) path: String,
     query: Vec<(String, String)>,
+    headers: HeaderMap,
 }
 
 pub(super) type Response = hyper::Response<Full<Bytes>>;
+/// An answer that may take its time.
+pub(super) type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
 
 impl Request {
-    fn new(method: Method, uri: &Uri) -> Self {
+    fn new(method: Method, uri: &Uri, headers: HeaderMap) -> Self {
         let query = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
         let query = query.map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             (decode(key), decode(value))
         });
-        Self { method, path: uri.path().to_owned(), query: query.collect() }
+        Self { method, path: uri.path().to_owned(), query: query.collect(), headers }
+    }
+
+    /// What the client would like to get; empty if it does not say.
+    pub(super) fn accept(&self) -> &str {
+        self.header(ACCEPT)
+    }
+
+    fn accepts_gzip(&self) -> bool {
+        let mut codings = self.header(ACCEPT_ENCODING).split(',');
+        codings.any(|coding| match coding.split_once(';') {
+            None => coding.trim() == "gzip",
+            Some((name, weight)) => name.trim() == "gzip" && weight.trim() != "q=0",
+        })
+    }
+
+    fn header(&self, name: HeaderName) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
     /// The first value of a query parameter; empty if it was given without one.
@@ -58,7 +84,7 @@ impl Request {
 
     #[cfg(test)]
     pub(super) fn of(method: Method, uri: &str) -> Self {
-        Self::new(method, &uri.parse().unwrap())
+        Self::new(method, &uri.parse().unwrap(), HeaderMap::new())
     }
 }
 
@@ -88,10 +114,28 @@ pub(super) fn respond(status: StatusCode, content_type: &'static str, body: Byte
     response
 }
 
+/// The same answer in fewer bytes, for whoever accepts gzip.
+fn compressed(response: Response) -> Response {
+    let (mut head, body) = response.into_parts();
+    let plain = body.into_inner().unwrap_or_default();
+    if plain.len() < SHORT || head.headers.contains_key(CONTENT_ENCODING) {
+        return Response::from_parts(head, Full::new(plain));
+    }
+    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 4), Compression::fast());
+    match encoder.write_all(&plain).and_then(|()| encoder.finish()) {
+        Ok(packed) => {
+            head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            head.headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+            Response::from_parts(head, Full::new(packed.into()))
+        }
+        Err(_) => Response::from_parts(head, Full::new(plain)),
+    }
+}
+
 /// Serves connections until `stop` is cancelled, then ends those in progress after their current request.
 pub(super) async fn serve(
     listener: TcpListener,
-    answer: impl Fn(&Request) -> Response + Clone + Send + Sync + 'static,
+    answer: impl Fn(Arc<Request>) -> Answer + Clone + Send + Sync + 'static,
     stop: CancellationToken,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
@@ -125,11 +169,20 @@ async fn accept(
     }
 }
 
-async fn converse(tcp: TcpStream, answer: impl Fn(&Request) -> Response, stop: CancellationToken) {
+async fn converse(
+    tcp: TcpStream,
+    answer: impl Fn(Arc<Request>) -> Answer,
+    stop: CancellationToken,
+) {
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        let request = Request::new(request.method().clone(), request.uri());
-        let response = answer(&request);
-        async move { Ok::<_, Infallible>(response) }
+        let (head, _) = request.into_parts();
+        let request = Arc::new(Request::new(head.method, &head.uri, head.headers));
+        let answer = answer(Arc::clone(&request));
+        async move {
+            let response = answer.await;
+            let packed = request.accepts_gzip();
+            Ok::<_, Infallible>(if packed { compressed(response) } else { response })
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
