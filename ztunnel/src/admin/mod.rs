@@ -7,6 +7,7 @@ mod config_dump;
 mod connections;
 mod explain;
 mod http;
+mod profile;
 mod readiness;
 mod routes;
 #[cfg(test)]
@@ -177,10 +178,17 @@ impl Servers {
         let readiness = TcpListener::from_std(self.readiness)?;
         let answer = |route: fn(&Handles, &http::Request) -> http::Response| {
             let handles = Arc::clone(&handles);
-            move |request: &http::Request| route(&handles, request)
+            move |request: Arc<http::Request>| -> http::Answer {
+                Box::pin(std::future::ready(route(&handles, &request)))
+            }
+        };
+        let page = answer(routes::admin);
+        let administer = move |request: Arc<http::Request>| match profile::requested(&request) {
+            Some(profile) => profile,
+            None => page(request),
         };
         tokio::join!(
-            http::serve(admin, answer(routes::admin), stop.clone()),
+            http::serve(admin, administer, stop.clone()),
             http::serve(stats, answer(routes::stats), stop.clone()),
             http::serve(readiness, answer(routes::readiness), stop.clone()),
         );

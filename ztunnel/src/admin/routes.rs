@@ -5,6 +5,7 @@
 use std::time::SystemTime;
 
 use hyper::{Method, StatusCode};
+use mesh::telemetry::Exposition;
 use serde::Serialize;
 
 use super::{
@@ -22,6 +23,8 @@ const INDEX: &str = "<!DOCTYPE html>
 <li><a href=\"/connections\">/connections</a>: open connections
 <li>/explain?from=NAMESPACE/POD|outside&amp;to=ADDRESS:PORT: what would happen to a connection
 <li>POST /logging?level=DIRECTIVES&amp;reset: the log's level
+<li><a href=\"/debug/pprof/profile\">/debug/pprof/profile</a>?seconds=10&amp;frequency=100: where processor time goes
+<li><a href=\"/debug/pprof/heap\">/debug/pprof/heap</a>: what holds memory, after POST /debug/pprof/heap/profiling?activate=true
 <li>POST /quitquitquit: drain and stop
 </ul>
 ";
@@ -51,8 +54,8 @@ pub(super) fn stats(handles: &Handles, request: &Request) -> Response {
             for (event, count) in (handles.capture_counters)() {
                 metrics::counter!("aquifer_capture_total", "event" => event).absolute(count);
             }
-            let body = handles.metrics.render();
-            respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body.into())
+            let form = Exposition::accepted(request.accept());
+            respond(StatusCode::OK, form.content_type(), handles.metrics.render(form).into())
         }
         (_, "/metrics" | "/stats/prometheus") => only("GET"),
         (_, _) => unknown(),

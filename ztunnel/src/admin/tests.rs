@@ -1,6 +1,6 @@
 //! The three ports, asked over loopback.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::Read, net::SocketAddr, sync::Arc, time::Duration};
 
 use mesh::{
     identity::{Identities, IdentityConfig, LocalCa},
@@ -98,6 +98,21 @@ async fn ask(to: SocketAddr, method: &str, path: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
+/// Sends `head`; the head and the body of the answer, which may be no text.
+async fn raw(to: SocketAddr, head: String) -> (String, Vec<u8>) {
+    let exchange = async {
+        let mut tcp = TcpStream::connect(to).await.unwrap();
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        tcp.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    let mut answer = timeout(LIMIT, exchange).await.expect("an answer within the limit");
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    let body = answer.split_off(end);
+    (String::from_utf8(answer).unwrap().to_lowercase(), body)
+}
+
 async fn json(to: SocketAddr, path: &str) -> Value {
     let (status, body) = ask(to, "GET", path).await;
     assert_eq!(status, 200, "{body}");
@@ -168,6 +183,39 @@ async fn metrics_are_served_under_both_names_with_the_captures_counters() {
         assert!(body.contains("aquifer_capture_total{event=\"captured\"} 7"), "{body}");
         assert!(body.contains("process_open_fds"), "{body}");
     }
+}
+
+#[tokio::test]
+async fn who_accepts_openmetrics_gets_it_and_who_accepts_gzip_gets_that() {
+    let fixture = Fixture::start();
+    let ask = |headers| raw(fixture.stats, format!("GET /metrics HTTP/1.0\r\n{headers}\r\n"));
+    let (head, body) =
+        ask("accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n").await;
+    assert!(head.contains("content-type: application/openmetrics-text"), "{head}");
+    assert!(body.ends_with(b"# EOF\n"));
+    let ask = |headers| raw(fixture.admin, format!("GET /config_dump HTTP/1.0\r\n{headers}\r\n"));
+    let (head, packed) = ask("accept-encoding: deflate, gzip\r\n").await;
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    let mut plain = String::new();
+    flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut plain).unwrap();
+    assert!(plain.contains("workloadState"), "{plain}");
+    let (head, _) = ask("accept-encoding: gzip;q=0\r\n").await;
+    assert!(!head.contains("content-encoding"), "{head}");
+}
+
+#[tokio::test]
+async fn a_processor_profile_is_taken_one_at_a_time() {
+    let fixture = Fixture::start();
+    let page = "/debug/pprof/profile?seconds=1&frequency=500";
+    let ask = || raw(fixture.admin, format!("GET {page} HTTP/1.0\r\n\r\n"));
+    let (one, other) = tokio::join!(ask(), ask());
+    let (taken, refused) = if one.0.contains(" 200 ") { (one, other) } else { (other, one) };
+    assert!(refused.0.contains(" 409 "), "{}", refused.0);
+    assert!(taken.0.contains(" 200 "), "{}", taken.0);
+    let mut profile = Vec::new();
+    flate2::read::GzDecoder::new(&taken.1[..]).read_to_end(&mut profile).unwrap();
+    let unit = b"nanoseconds";
+    assert!(profile.windows(unit.len()).any(|window| window == unit));
 }
 
 #[tokio::test]
