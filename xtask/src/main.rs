@@ -8,6 +8,7 @@ mod ci;
 mod command;
 mod debian;
 mod ebpf;
+mod envoy;
 mod place;
 mod run;
 mod tidy;
@@ -39,6 +40,8 @@ enum Job {
     Test(PassedOn),
     /// Measures the mesh against direct TCP and a plaintext relay (root). Arguments are the bench's.
     Bench(PassedOn),
+    /// Installs a stock Envoy among the tools, which some tests run; `test` does it too.
+    Envoy,
     /// Checks the rules of the tree: arrows between crates, sizes and names of files, where unsafe may be.
     Tidy,
     /// Runs everything that must pass before a change lands, except the tests.
@@ -79,6 +82,7 @@ fn main() -> Result<()> {
         Job::Demo(passed_on) => run::demo(&place, &passed_on.arguments),
         Job::Test(passed_on) => run::test(&place, &passed_on.arguments),
         Job::Bench(passed_on) => run::bench(&place, &passed_on.arguments),
+        Job::Envoy => envoy::ensure(&place),
         Job::Tidy => tidy::check(&place),
         Job::Ci(offline) => ci::check(&place, offline),
         Job::Advisories(offline) => ci::advisories(&place, offline),

