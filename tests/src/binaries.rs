@@ -23,6 +23,20 @@ pub fn ours(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The path of Envoy: among the tools of `cargo xtask`, else in `PATH`.
+///
+/// # Errors
+/// If it is not installed; the message says how.
+pub fn envoy() -> Result<PathBuf> {
+    let tools = env::var_os("AQUIFER_TOOLS").unwrap_or_else(|| "/var/cache/aquifer/tools".into());
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = [Path::new(&tools).join("bin")].into_iter().chain(env::split_paths(&path));
+    let mut programs = folders.map(|folder| folder.join("envoy"));
+    programs
+        .find(|program| program.is_file())
+        .context("Envoy is not installed: `cargo xtask envoy` installs it")
+}
+
 /// Checks that the programs of the system are installed.
 ///
 /// # Errors

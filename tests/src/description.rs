@@ -32,6 +32,8 @@ pub struct PodSpec {
     pub node: String,
     /// Its service account; its own name unless set.
     pub service_account: String,
+    /// Its labels besides `app`.
+    pub labels: Vec<(String, String)>,
 }
 
 impl PodSpec {
@@ -46,7 +48,15 @@ impl PodSpec {
             name: name.to_owned(),
             node: node.to_owned(),
             service_account: name.to_owned(),
+            labels: Vec::new(),
         }
+    }
+
+    /// With another label.
+    #[must_use]
+    pub fn label(mut self, name: &str, value: &str) -> PodSpec {
+        self.labels.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// With another service account.

@@ -48,6 +48,7 @@ pub fn service_account(namespace: &str, name: &str) -> String {
 
 /// A running pod that is ready.
 pub fn pod(pod: &Pod) -> String {
+    let labels = pod.spec().labels.iter().map(|(name, value)| format!("    {name}: {value}\n"));
     format!(
         "\
 ---
@@ -59,7 +60,7 @@ metadata:
   uid: {uid}
   labels:
     app: {name}
-spec:
+{labels}spec:
   nodeName: {node}
   serviceAccountName: {service_account}
   containers:
@@ -77,6 +78,7 @@ status:
     status: \"True\"
 ",
         name = pod.spec().name,
+        labels = labels.collect::<String>(),
         namespace = pod.spec().namespace,
         uid = pod.uid(),
         node = pod.node_name(),

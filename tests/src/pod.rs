@@ -270,6 +270,15 @@ impl Pod {
         self.ask(&[&load, "endings", "--parting", &parting, "--reset", &reset]).map(drop)
     }
 
+    /// As [`Pod::endings`], but without the connection that the server cuts off.
+    ///
+    /// # Errors
+    /// The end that did not arrive.
+    pub fn endings_of_clients(&self, host: &str) -> Result<()> {
+        let load = binaries::ours("load")?.display().to_string();
+        self.ask(&[&load, "endings", "--parting", &format!("{host}:7004")]).map(drop)
+    }
+
     /// A folder for the files of a program of this pod.
     ///
     /// # Errors

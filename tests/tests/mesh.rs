@@ -9,6 +9,8 @@ mod address_reuse;
 mod certificates;
 #[path = "mesh/enrolment.rs"]
 mod enrolment;
+#[path = "mesh/envoy.rs"]
+mod envoy;
 #[path = "mesh/fabric.rs"]
 mod fabric;
 #[path = "mesh/outage.rs"]

@@ -92,9 +92,9 @@ enum Job {
         /// The parting server.
         #[arg(long)]
         parting: SocketAddr,
-        /// The resetting server.
+        /// The resetting server; without it only what the parting server sees is checked.
         #[arg(long)]
-        reset: SocketAddr,
+        reset: Option<SocketAddr>,
     },
     /// Sends a text in one datagram.
     Say {

@@ -3,11 +3,21 @@
 use std::env;
 use std::fs;
 
+use testbed::binaries;
 use testbed::teardown::cgroup_root;
 
 /// Whether they can. Says why not; panics instead where CI promises that they can.
 pub(crate) fn granted() -> bool {
-    let Err(lack) = look() else { return true };
+    skip_without(look())
+}
+
+/// Whether those with Envoy can run as well.
+pub(crate) fn with_envoy() -> bool {
+    granted() && skip_without(binaries::envoy().map(drop).map_err(|error| error.to_string()))
+}
+
+fn skip_without(looked: Result<(), String>) -> bool {
+    let Err(lack) = looked else { return true };
     assert!(
         env::var_os("CI").is_none_or(|ci| ci != "true"),
         "CI must run the end-to-end tests, but {lack}"
