@@ -14,7 +14,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_netns_cookie, bpf_sock_ops_cb_flags_set},
     programs::SockOpsContext,
 };
-use ebpf_common::{Counter, Flow, OUTBOUND_PORT, PRESERVED_SOURCE_MARK};
+use ebpf_common::{Counter, DNS_PORT, Flow, OUTBOUND_PORT, PRESERVED_SOURCE_MARK};
 
 use crate::{
     both_families,
@@ -58,10 +58,10 @@ fn connecting(ops: *mut bpf_sock_ops) -> Result<(), Ignored> {
         return announce(ops, netns, socket);
     }
     // A socket may have been connected before, elsewhere: its storage alone says nothing.
-    if remote_port(ops) != OUTBOUND_PORT {
+    let original = socket.original_destination().ok_or(Ignored::NotCaptured)?;
+    if remote_port(ops) != original.via {
         return Err(Ignored::NotCaptured);
     }
-    let original = socket.original_destination().ok_or(Ignored::NotCaptured)?;
     FLOWS.insert(local_to_remote(ops, netns), original, 0).map_err(|_| Ignored::NoMemory)
 }
 
@@ -101,7 +101,7 @@ fn state_changed(ops: *mut bpf_sock_ops) -> Result<(), Ignored> {
 fn accepted(ops: *mut bpf_sock_ops) -> Result<Counter, Ignored> {
     // SAFETY: every sock_ops context has the field, in host byte order.
     let local_port = unsafe { read_volatile(addr_of!((*ops).local_port)) };
-    if local_port != u32::from(OUTBOUND_PORT) {
+    if local_port != u32::from(OUTBOUND_PORT) && local_port != u32::from(DNS_PORT) {
         return Err(Ignored::NotCaptured);
     }
     let (netns, socket) = enrolled(ops)?;
@@ -109,7 +109,7 @@ fn accepted(ops: *mut bpf_sock_ops) -> Result<Counter, Ignored> {
         netns,
         source: both_families!(ops, remote_ip4, remote_ip6),
         source_port: remote_port(ops),
-        destination_port: OUTBOUND_PORT,
+        destination_port: local_port as u16,
         padding: 0,
     };
     // SAFETY: the value is copied at once; a concurrent write would be of another connection, with another key.

@@ -1,7 +1,7 @@
 //! Socket lookup in a pod's namespace: gives new inbound connections to the daemon's listeners.
 //!
-//! In: a SYN that met no established socket. Out: the listener it is given to, or why none. Runs once for each
-//! connection, never for data. No verdicts: the entry point turns reasons into verdicts.
+//! In: a SYN, or a datagram, that met no connected socket. Out: the listener it is given to, or why none. Runs once for
+//! each connection, never for its data. Of datagrams, only those to the DNS proxy are steered. No verdicts: the entry point turns reasons into verdicts.
 
 use core::ptr::{addr_of, read_volatile};
 
@@ -12,15 +12,13 @@ use aya_ebpf::{
 };
 use ebpf_common::{
     Address, Counter, DNS_PORT, FAIL_OPEN, Flow, HBONE_PORT, Ip, ListenKey, OUTBOUND_PORT,
-    PLAINTEXT_PORT,
+    PLAINTEXT_PORT, TCP, UDP,
 };
 
 use crate::{
     both_families,
     maps::{ADDRESSES, EXEMPT, LISTEN, OWN_FLOWS},
 };
-
-const IPPROTO_TCP: u32 = 6;
 
 /// The assigned socket is the one: no choice among the sockets that share its port, of which a process of the pod
 /// or an older daemon may own some.
@@ -35,12 +33,14 @@ pub enum Listener {
     Plaintext,
     /// For tunnels.
     Hbone,
+    /// For captured DNS queries.
+    Dns,
 }
 
 /// Why a SYN is left to the ordinary lookup, or dropped.
 pub enum Unsteered {
-    /// Only TCP is steered.
-    NotTcp,
+    /// Only TCP, and UDP to the DNS proxy, are steered.
+    OtherProtocol,
     /// To a loopback address.
     Loopback,
     /// From the pod to itself.
@@ -64,8 +64,11 @@ pub enum Unsteered {
 pub fn steer(ctx: &SkLookupContext) -> Result<Listener, Unsteered> {
     let lookup = ctx.lookup;
     // SAFETY: every sk_lookup context has the field.
-    if unsafe { read_volatile(addr_of!((*lookup).protocol)) } != IPPROTO_TCP {
-        return Err(Unsteered::NotTcp);
+    match unsafe { read_volatile(addr_of!((*lookup).protocol)) } {
+        TCP => {}
+        UDP => return datagram(ctx, &Syn::read(lookup)),
+        // An integer of the kernel's, not an enum of ours.
+        _ => return Err(Unsteered::OtherProtocol),
     }
     let syn = Syn::read(lookup);
     if syn.destination.is_loopback() {
@@ -79,10 +82,28 @@ pub fn steer(ctx: &SkLookupContext) -> Result<Listener, Unsteered> {
         return Ok(listener);
     }
     match listener {
-        // Neither is ever meant for the application.
-        Listener::Outbound | Listener::Hbone => Err(Unsteered::DaemonAway),
+        // None of them is ever meant for the application.
+        Listener::Outbound | Listener::Hbone | Listener::Dns => Err(Unsteered::DaemonAway),
         Listener::Plaintext if to.flags & FAIL_OPEN != 0 => Err(Unsteered::DaemonAwayFailOpen),
         Listener::Plaintext => Err(Unsteered::DaemonAway),
+    }
+}
+
+/// Gives a DNS query of the pod to the daemon; to others the daemon's port is closed.
+#[inline(always)]
+fn datagram(ctx: &SkLookupContext, query: &Syn) -> Result<Listener, Unsteered> {
+    // SAFETY: as for `ADDRESSES` in `steer`.
+    let to = unsafe { ADDRESSES.get(query.destination) }.ok_or(Unsteered::OtherProtocol)?;
+    if to.dns_port == 0 || query.port != to.dns_port {
+        return Err(Unsteered::OtherProtocol);
+    }
+    if !query.is_local(to) {
+        return Err(Unsteered::OwnPort);
+    }
+    let key = ListenKey { ip: query.destination, port: DNS_PORT, slot: 0, protocol: UDP };
+    match LISTEN.redirect_sk_lookup(ctx, key, NO_REUSEPORT) {
+        Ok(()) => Ok(Listener::Dns),
+        Err(_) => Err(Unsteered::DaemonAway),
     }
 }
 
@@ -120,6 +141,7 @@ impl Syn {
             return match self.port {
                 OUTBOUND_PORT => Ok(Listener::Outbound),
                 PLAINTEXT_PORT => Err(Unsteered::OwnPort),
+                DNS_PORT if to.dns_port != 0 => Ok(Listener::Dns),
                 _ => Err(Unsteered::Local),
             };
         }
@@ -162,11 +184,15 @@ impl Syn {
             Listener::Outbound => OUTBOUND_PORT,
             Listener::Plaintext => PLAINTEXT_PORT,
             Listener::Hbone => HBONE_PORT,
+            Listener::Dns => DNS_PORT,
         };
         // Fibonacci hashing: clients' ports are mostly even, so their low bits alone would leave threads idle.
         let hash = (u32::from(self.source_port) ^ self.source.0[3]).wrapping_mul(0x9e37_79b1) >> 16;
-        let slot = if to.listeners == 0 { 0 } else { hash % to.listeners };
-        let key = ListenKey { ip: self.destination, port, slot: slot as u16 };
+        let slot = match (listener, to.listeners) {
+            (Listener::Dns, _) | (_, 0) => 0,
+            (_, listeners) => hash % u32::from(listeners),
+        };
+        let key = ListenKey { ip: self.destination, port, slot: slot as u16, protocol: TCP };
         if LISTEN.redirect_sk_lookup(ctx, key, NO_REUSEPORT).is_ok() {
             return true;
         }
@@ -184,7 +210,8 @@ pub fn verdict(result: Result<Listener, Unsteered>) -> (u32, Option<Counter>) {
         Ok(Listener::Outbound) => (PASS, Some(Counter::SteeredOutbound)),
         Ok(Listener::Plaintext) => (PASS, Some(Counter::SteeredPlaintext)),
         Ok(Listener::Hbone) => (PASS, Some(Counter::SteeredHbone)),
-        Err(Unsteered::NotTcp | Unsteered::Loopback) => (PASS, None),
+        Ok(Listener::Dns) => (PASS, Some(Counter::SteeredDns)),
+        Err(Unsteered::OtherProtocol | Unsteered::Loopback) => (PASS, None),
         Err(Unsteered::Local) => (PASS, Some(Counter::InboundLocal)),
         Err(Unsteered::Own) => (PASS, Some(Counter::InboundOwn)),
         Err(Unsteered::Exempt) => (PASS, Some(Counter::InboundExempt)),

@@ -1,11 +1,12 @@
 //! The kernel programs that capture pod traffic: the entry points.
 //!
 //! In: the kernel's hooks. Out: a verdict for each, counted. How a verdict comes about is in the modules; what is
-//! shared with the daemon is in `ebpf_common`. UDP passes untouched: DNS capture has its port reserved.
+//! shared with the daemon is in `ebpf_common`. Of UDP, only DNS queries are touched.
 
 #![no_std]
 #![no_main]
 
+mod datagram;
 mod handover;
 mod inbound;
 mod maps;
@@ -57,6 +58,32 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
     counted(&ctx, outbound::verdict(outbound::capture::<Inet6>(&ctx)))
+}
+
+/// sendmsg() of an unconnected AF_INET datagram socket, or of an AF_INET6 one to a mapped address.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    counted(&ctx, outbound::verdict(datagram::send::<Inet4>(&ctx)))
+}
+
+/// sendmsg() of an unconnected AF_INET6 datagram socket.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    counted(&ctx, outbound::verdict(datagram::send::<Inet6>(&ctx)))
+}
+
+/// The source that recvmsg() of an AF_INET datagram socket tells; 1 is its only verdict.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    outbound::restore_peer::<Inet4>(&ctx);
+    1
+}
+
+/// The source that recvmsg() of an AF_INET6 datagram socket tells; 1 is its only verdict.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    outbound::restore_peer::<Inet6>(&ctx);
+    1
 }
 
 /// getpeername() of an AF_INET socket; 1 is its only verdict.

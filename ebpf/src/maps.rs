@@ -13,7 +13,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get},
     macros::btf_map,
 };
-use ebpf_common::{Address, Counter, Flow, Ip, ListenKey, OriginalDestination, Pod};
+use ebpf_common::{Address, Asker, Counter, Flow, Ip, ListenKey, OriginalDestination, Pod};
 
 /// Pods on one node; Kubernetes' usual limit is 110.
 const MAX_PODS: usize = 4096;
@@ -27,7 +27,7 @@ pub static PODS: HashMap<u64, Pod, MAX_PODS> = HashMap::new();
 pub static ADDRESSES: HashMap<Ip, Address, { 2 * MAX_PODS }> = HashMap::new();
 
 /// The daemon's listening sockets. The kernel takes out those that are closed, so an absent entry means that the
-/// daemon is gone. Room for 3 ports of 2 families with 64 threads in 170 pods.
+/// daemon is gone. Room for 3 ports of 2 families with 64 threads in 170 pods, and few for DNS.
 #[btf_map]
 pub static LISTEN: SockHash<ListenKey, 65536> = SockHash::new();
 
@@ -43,6 +43,11 @@ pub static FLOWS: LruHashMap<Flow, OriginalDestination, 16384> = LruHashMap::new
 /// SYNs that the daemon is sending to applications.
 #[btf_map]
 pub static OWN_FLOWS: LruHashMap<Flow, u32, 16384> = LruHashMap::new();
+
+/// DNS servers asked, by the socket that asked. An entry that was pushed out costs the query its way to the server
+/// that was meant: it goes to the pod's own ones.
+#[btf_map]
+pub static ASKED: LruHashMap<Asker, OriginalDestination, 16384> = LruHashMap::new();
 
 /// Original destination of a client's socket, and of the socket accepted from it.
 #[btf_map]
@@ -82,6 +87,13 @@ impl Socket {
         // SAFETY: the socket is not null. Read through the pointer that was checked: the verifier takes one that is
         // loaded again from the context for a different one.
         unsafe { read_volatile(addr_of!((*self.0).mark)) }
+    }
+
+    /// The port that the socket is bound to, 0 if it is not yet.
+    #[inline(always)]
+    pub fn local_port(self) -> u16 {
+        // SAFETY: as in `mark`; the field is in host byte order.
+        unsafe { read_volatile(addr_of!((*self.0).src_port)) as u16 }
     }
 
     /// Whether the daemon has tagged the socket as its own.
@@ -127,10 +139,9 @@ impl Socket {
     }
 }
 
-/// Whether the daemon listens at `ip` for captured outbound connections.
+/// Whether the daemon has the socket.
 #[inline(always)]
-pub fn daemon_listens(ip: Ip) -> bool {
-    let key = ListenKey { ip, port: ebpf_common::OUTBOUND_PORT, slot: 0 };
+pub fn daemon_listens(key: ListenKey) -> bool {
     // SAFETY: the key has the map's key type.
     let socket = unsafe { bpf_map_lookup_elem(map_ptr(&LISTEN), ptr::from_ref(&key).cast()) };
     if socket.is_null() {

@@ -9,17 +9,28 @@ use aya_ebpf::{
     bindings::bpf_sock_addr, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext,
 };
 use ebpf_common::{
-    Counter, FAIL_OPEN, HBONE_PORT, Ip, OUTBOUND_PORT, OriginalDestination, PLAINTEXT_PORT, Pod,
+    Counter, DNS_PORT, DOMAIN_PORT, FAIL_OPEN, HBONE_PORT, Ip, ListenKey, OUTBOUND_PORT,
+    OriginalDestination, PLAINTEXT_PORT, Pod, TCP, UDP,
 };
 
-use crate::maps::{ADDRESSES, PODS, Socket, daemon_listens};
+use crate::{
+    datagram,
+    maps::{ADDRESSES, PODS, Socket, daemon_listens},
+};
 
-const IPPROTO_TCP: u32 = 6;
+/// What a socket's traffic is captured as.
+#[derive(Clone, Copy)]
+pub enum Captured {
+    /// A connection to be carried.
+    Connection,
+    /// DNS queries to be answered.
+    Dns,
+}
 
 /// Why a connection is not captured.
 pub enum Uncaptured {
-    /// Only TCP is.
-    NotTcp,
+    /// Only TCP, and UDP to port 53, are.
+    OtherProtocol,
     /// The namespace is no enrolled pod's.
     NotEnrolled,
     /// The daemon's own socket.
@@ -46,7 +57,31 @@ pub trait Family {
     fn address(sock_addr: *mut bpf_sock_addr) -> Ip;
     /// Replaces it.
     fn set_address(sock_addr: *mut bpf_sock_addr, ip: Ip);
+    /// Binds the socket of a connect hook to a free port of `ip`; none if there was none among those tried.
+    fn bind(sock_addr: *mut bpf_sock_addr, ip: Ip) -> Option<u16>;
 }
+
+/// `sockaddr_in`: family in host byte order, port and address in network byte order.
+#[repr(C)]
+struct SocketAddress4 {
+    family: u16,
+    port: u16,
+    ip: u32,
+    zero: u64,
+}
+
+/// `sockaddr_in6`, likewise.
+#[repr(C)]
+struct SocketAddress6 {
+    family: u16,
+    port: u16,
+    flow: u32,
+    ip: [u32; 4],
+    scope: u32,
+}
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
 
 /// AF_INET.
 pub struct Inet4;
@@ -62,6 +97,16 @@ impl Family for Inet4 {
     fn set_address(sock_addr: *mut bpf_sock_addr, ip: Ip) {
         // SAFETY: as above, and the field is writable.
         unsafe { write_volatile(addr_of_mut!((*sock_addr).user_ip4), ip.0[3]) }
+    }
+
+    #[inline(always)]
+    fn bind(sock_addr: *mut bpf_sock_addr, ip: Ip) -> Option<u16> {
+        datagram::bind_some_port(sock_addr, |port| SocketAddress4 {
+            family: AF_INET,
+            port: port.to_be(),
+            ip: ip.0[3],
+            zero: 0,
+        })
     }
 }
 
@@ -89,18 +134,36 @@ impl Family for Inet6 {
         set(2);
         set(3);
     }
+
+    #[inline(always)]
+    fn bind(sock_addr: *mut bpf_sock_addr, ip: Ip) -> Option<u16> {
+        datagram::bind_some_port(sock_addr, |port| SocketAddress6 {
+            family: AF_INET6,
+            port: port.to_be(),
+            flow: 0,
+            ip: ip.0,
+            scope: 0,
+        })
+    }
 }
 
 /// Rewrites the destination to the daemon's listener at the pod's own address.
 ///
 /// Not to loopback: getsockname() would show it, and sockets bound to the pod's interface could not reach it.
 #[inline(always)]
-pub fn capture<F: Family>(ctx: &SockAddrContext) -> Result<(), Uncaptured> {
+pub fn capture<F: Family>(ctx: &SockAddrContext) -> Result<Captured, Uncaptured> {
     let sock_addr = ctx.sock_addr;
     // SAFETY: every sock_addr context has the field.
-    if unsafe { read_volatile(addr_of!((*sock_addr).protocol)) } != IPPROTO_TCP {
-        return Err(Uncaptured::NotTcp);
+    match unsafe { read_volatile(addr_of!((*sock_addr).protocol)) } {
+        TCP => connection::<F>(sock_addr),
+        UDP => datagram::connect::<F>(ctx),
+        // An integer of the kernel's, not an enum of ours.
+        _ => Err(Uncaptured::OtherProtocol),
     }
+}
+
+#[inline(always)]
+fn connection<F: Family>(sock_addr: *mut bpf_sock_addr) -> Result<Captured, Uncaptured> {
     // SAFETY: the helper takes this context.
     let netns = unsafe { bpf_get_netns_cookie(sock_addr.cast()) };
     // SAFETY: elements are never freed while a program runs, and every write of user space is of a whole element.
@@ -114,37 +177,47 @@ pub fn capture<F: Family>(ctx: &SockAddrContext) -> Result<(), Uncaptured> {
     let ip = F::address(sock_addr);
     let port = port(sock_addr);
     if is_local(netns, ip) {
-        let own = port == OUTBOUND_PORT || port == PLAINTEXT_PORT || port == HBONE_PORT;
+        let own = port == OUTBOUND_PORT
+            || port == PLAINTEXT_PORT
+            || port == HBONE_PORT
+            || (port == DNS_PORT && pod.dns_port != 0);
         return Err(if own { Uncaptured::OwnPort } else { Uncaptured::Local });
     }
     if ip.is_link_local_v6() {
         return Err(Uncaptured::LinkLocal);
     }
-    let to = listener(pod, ip)?;
-    let original = OriginalDestination { ip, port: u32::from(port) };
+    let is_dns = port == DOMAIN_PORT && pod.dns_port != 0;
+    let via = if is_dns { DNS_PORT } else { OUTBOUND_PORT };
+    let to = listener(pod, ip, via, TCP)?;
+    let original = OriginalDestination { ip, port, via };
     if socket.set_original_destination(original).is_none() {
         return Err(Uncaptured::NoMemory);
     }
     F::set_address(sock_addr, to);
-    set_port(sock_addr, OUTBOUND_PORT);
-    Ok(())
+    set_port(sock_addr, via);
+    Ok(if is_dns { Captured::Dns } else { Captured::Connection })
 }
 
-/// Gives getpeername() of a captured socket the address that the application asked for.
+/// Gives getpeername() of a captured socket the address that the application asked for; likewise the source of a
+/// datagram that recvmsg() tells.
 #[inline(always)]
 pub fn restore_peer<F: Family>(ctx: &SockAddrContext) {
-    if port(ctx.sock_addr) != OUTBOUND_PORT {
+    let sock_addr = ctx.sock_addr;
+    let Some(original) = socket(sock_addr).and_then(Socket::original_destination) else { return };
+    // A socket may have been captured before and talk to others since: only the daemon's port is translated back.
+    if port(sock_addr) != original.via {
         return;
     }
-    if let Some(original) = socket(ctx.sock_addr).and_then(Socket::original_destination) {
-        F::set_address(ctx.sock_addr, original.ip);
-        set_port(ctx.sock_addr, original.port as u16);
+    // SAFETY: the helper takes this context.
+    if is_local(unsafe { bpf_get_netns_cookie(sock_addr.cast()) }, F::address(sock_addr)) {
+        F::set_address(sock_addr, original.ip);
+        set_port(sock_addr, original.port);
     }
 }
 
 /// Whether the pod connects to itself, at whichever of its addresses.
 #[inline(always)]
-fn is_local(netns: u64, ip: Ip) -> bool {
+pub fn is_local(netns: u64, ip: Ip) -> bool {
     if ip.is_loopback() || ip.is_unspecified() {
         return true;
     }
@@ -154,12 +227,12 @@ fn is_local(netns: u64, ip: Ip) -> bool {
 
 /// The pod's address at which the daemon listens, of the destination's family.
 #[inline(always)]
-fn listener(pod: &Pod, destination: Ip) -> Result<Ip, Uncaptured> {
+pub fn listener(pod: &Pod, destination: Ip, port: u16, protocol: u32) -> Result<Ip, Uncaptured> {
     let to = if destination.is_v4() { pod.ip4 } else { pod.ip6 };
     if to.is_unspecified() {
         return Err(Uncaptured::NoAddress);
     }
-    if daemon_listens(to) {
+    if daemon_listens(ListenKey { ip: to, port, slot: 0, protocol }) {
         return Ok(to);
     }
     if pod.flags & FAIL_OPEN != 0 {
@@ -169,29 +242,30 @@ fn listener(pod: &Pod, destination: Ip) -> Result<Ip, Uncaptured> {
 }
 
 #[inline(always)]
-fn socket(sock_addr: *mut bpf_sock_addr) -> Option<Socket> {
+pub fn socket(sock_addr: *mut bpf_sock_addr) -> Option<Socket> {
     // SAFETY: every sock_addr context has the field; it is a union with one member.
     Socket::new(unsafe { (*sock_addr).__bindgen_anon_1.sk })
 }
 
 #[inline(always)]
-fn port(sock_addr: *mut bpf_sock_addr) -> u16 {
+pub fn port(sock_addr: *mut bpf_sock_addr) -> u16 {
     // SAFETY: every sock_addr context has the field, a port in network order in its low half.
     u16::from_be(unsafe { read_volatile(addr_of!((*sock_addr).user_port)) } as u16)
 }
 
 #[inline(always)]
-fn set_port(sock_addr: *mut bpf_sock_addr, port: u16) {
+pub fn set_port(sock_addr: *mut bpf_sock_addr, port: u16) {
     // SAFETY: as in `port`, and the field is writable.
     unsafe { write_volatile(addr_of_mut!((*sock_addr).user_port), u32::from(port.to_be())) }
 }
 
-/// What connect() does: 1 goes on, 0 is EPERM to the application.
+/// What connect() and sendmsg() do: 1 goes on, 0 is EPERM to the application.
 #[inline(always)]
-pub fn verdict(result: Result<(), Uncaptured>) -> (i32, Option<Counter>) {
+pub fn verdict(result: Result<Captured, Uncaptured>) -> (i32, Option<Counter>) {
     match result {
-        Ok(()) => (1, Some(Counter::OutboundCaptured)),
-        Err(Uncaptured::NotTcp | Uncaptured::NotEnrolled) => (1, None),
+        Ok(Captured::Connection) => (1, Some(Counter::OutboundCaptured)),
+        Ok(Captured::Dns) => (1, Some(Counter::DnsCaptured)),
+        Err(Uncaptured::OtherProtocol | Uncaptured::NotEnrolled) => (1, None),
         Err(Uncaptured::Own) => (1, Some(Counter::OutboundOwn)),
         Err(Uncaptured::Local) => (1, Some(Counter::OutboundLocal)),
         Err(Uncaptured::LinkLocal) => (1, Some(Counter::OutboundLinkLocal)),

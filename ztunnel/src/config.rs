@@ -89,7 +89,7 @@ pub struct ControlPlaneConfig {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CaptureSection {
-    /// Directory of a mounted bpffs; maps and links are pinned below it, in `aquifer/v1`. `AQUIFER_PIN_DIR`, default
+    /// Directory of a mounted bpffs; maps and links are pinned below it, in `aquifer/v2`. `AQUIFER_PIN_DIR`, default
     /// `/sys/fs/bpf`.
     pub pin_dir: PathBuf,
     /// cgroup v2 directory whose processes are looked at. `AQUIFER_CGROUP`, default the mounted hierarchy's root.

@@ -24,6 +24,14 @@ pub enum AttachPoint {
     Connect4 = 10,
     /// connect() of AF_INET6 sockets of a cgroup.
     Connect6 = 11,
+    /// sendmsg() of unconnected AF_INET datagram sockets of a cgroup.
+    UdpSendmsg4 = 14,
+    /// sendmsg() of unconnected AF_INET6 datagram sockets of a cgroup.
+    UdpSendmsg6 = 15,
+    /// recvmsg() of AF_INET datagram sockets of a cgroup.
+    UdpRecvmsg4 = 19,
+    /// recvmsg() of AF_INET6 datagram sockets of a cgroup.
+    UdpRecvmsg6 = 20,
     /// getpeername() of AF_INET sockets of a cgroup.
     GetPeerName4 = 29,
     /// getpeername() of AF_INET6 sockets of a cgroup.

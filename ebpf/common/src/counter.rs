@@ -44,6 +44,10 @@ counters! {
     OutboundRefusedNoMemory = "outbound_refused_no_memory",
     /// A captured connection arrived at the daemon with its original destination.
     OutboundHandedOver = "outbound_handed_over",
+    /// connect() or a datagram to port 53: rewritten to the daemon's DNS proxy.
+    DnsCaptured = "dns_captured",
+    /// A datagram or SYN given to the DNS proxy.
+    SteeredDns = "steered_dns",
     /// A SYN given to the listener of captured outbound connections.
     SteeredOutbound = "steered_outbound",
     /// A SYN given to the plaintext listener.

@@ -14,7 +14,7 @@ pub use counter::Counter;
 pub use ip::Ip;
 
 /// Version of the layouts below, part of the pin directory's name.
-pub const LAYOUT: &str = "v1";
+pub const LAYOUT: &str = "v2";
 
 /// Where captured outbound connections arrive in the pod's namespace.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -22,8 +22,15 @@ pub const OUTBOUND_PORT: u16 = 15001;
 pub const PLAINTEXT_PORT: u16 = 15006;
 /// Where tunnels (HBONE) arrive, at the pod's own address.
 pub const HBONE_PORT: u16 = 15008;
-/// Where captured DNS queries arrive in the pod's namespace.
+/// Where captured DNS queries arrive in the pod's namespace; datagrams at another port if the pod holds this one.
 pub const DNS_PORT: u16 = 15053;
+/// Where applications send DNS queries.
+pub const DOMAIN_PORT: u16 = 53;
+
+/// [`ListenKey::protocol`] of listeners for connections.
+pub const TCP: u32 = 6;
+/// [`ListenKey::protocol`] of sockets for datagrams.
+pub const UDP: u32 = 17;
 
 /// Mark of the daemon's connections to an application under the client's own address.
 ///
@@ -49,6 +56,8 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// LRU hash of [`Flow`](crate::Flow): connections that the daemon itself is opening to applications.
     pub const OWN_FLOWS: &str = "OWN_FLOWS";
+    /// LRU hash, [`Asker`](crate::Asker) -> the DNS server that the application asked last from there.
+    pub const ASKED: &str = "ASKED";
     /// Socket storage: the [`OriginalDestination`](crate::OriginalDestination) of client and accepted socket.
     pub const ORIGINAL_DESTINATION: &str = "ORIG_DST";
     /// Socket storage: tags the daemon's own sockets.
@@ -57,13 +66,14 @@ pub mod map {
     pub const STATS: &str = "STATS";
 
     /// Every map above.
-    pub const ALL: [&str; 9] = [
+    pub const ALL: [&str; 10] = [
         PODS,
         ADDRESSES,
         LISTEN,
         EXEMPT,
         FLOWS,
         OWN_FLOWS,
+        ASKED,
         ORIGINAL_DESTINATION,
         OWN_SOCKETS,
         STATS,
@@ -80,8 +90,10 @@ pub struct Pod {
     pub ip4: Ip,
     /// [`FAIL_OPEN`] or 0.
     pub flags: u32,
+    /// Where its DNS queries in datagrams are redirected to, in host byte order; 0 if DNS is not captured.
+    pub dns_port: u16,
     /// Zero.
-    pub padding: u32,
+    pub padding: u16,
 }
 
 /// An address of an enrolled pod.
@@ -92,8 +104,10 @@ pub struct Address {
     pub netns: u64,
     /// [`FAIL_OPEN`] or 0.
     pub flags: u32,
-    /// Listening sockets per port; their slots in [`ListenKey`] are `0..listeners`.
-    pub listeners: u32,
+    /// Listening sockets per port; their slots in [`ListenKey`] are `0..listeners`. For DNS there is one.
+    pub listeners: u16,
+    /// As [`Pod::dns_port`].
+    pub dns_port: u16,
 }
 
 /// One of the daemon's listening sockets.
@@ -102,10 +116,13 @@ pub struct Address {
 pub struct ListenKey {
     /// The pod's address.
     pub ip: Ip,
-    /// [`OUTBOUND_PORT`], [`PLAINTEXT_PORT`] or [`HBONE_PORT`], in host byte order.
+    /// [`OUTBOUND_PORT`], [`PLAINTEXT_PORT`], [`HBONE_PORT`] or [`DNS_PORT`], in host byte order, whatever port the
+    /// socket is bound to.
     pub port: u16,
     /// Which of the port's sockets.
     pub slot: u16,
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u32,
 }
 
 /// A connection being opened, as it looks in the namespace where it is accepted.
@@ -131,18 +148,35 @@ pub struct OriginalDestination {
     /// The address dialed.
     pub ip: Ip,
     /// The port dialed, in host byte order.
-    pub port: u32,
+    pub port: u16,
+    /// The daemon's port that it was redirected to, in host byte order.
+    pub via: u16,
+}
+
+/// A socket that sends DNS queries in datagrams, as the daemon sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Asker {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// The socket's port, in host byte order.
+    pub port: u16,
+    /// 1 for IPv4, 0 for IPv6: a port of each may belong to different sockets.
+    pub is_v4: u16,
+    /// Zero.
+    pub padding: u32,
 }
 
 const _: () = assert!(size_of::<Pod>() == 40);
 const _: () = assert!(size_of::<Address>() == 16);
-const _: () = assert!(size_of::<ListenKey>() == 20);
+const _: () = assert!(size_of::<ListenKey>() == 24);
 const _: () = assert!(size_of::<Flow>() == 32);
 const _: () = assert!(size_of::<OriginalDestination>() == 20);
+const _: () = assert!(size_of::<Asker>() == 16);
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Address, Flow, Ip, ListenKey, OriginalDestination, Pod};
+    use super::{Address, Asker, Flow, Ip, ListenKey, OriginalDestination, Pod};
 
     // SAFETY: `repr(transparent)` over an array of integers: no padding, any bytes are a value.
     unsafe impl aya::Pod for Ip {}
@@ -156,4 +190,6 @@ mod user {
     unsafe impl aya::Pod for Flow {}
     // SAFETY: as for `Pod`.
     unsafe impl aya::Pod for OriginalDestination {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for Asker {}
 }

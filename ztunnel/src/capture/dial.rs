@@ -13,7 +13,7 @@ use std::{
 
 use ebpf_common::PRESERVED_SOURCE_MARK;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use super::{Capture, netns::Netns};
 
@@ -52,6 +52,20 @@ impl Capture {
         let socket = pod_socket(netns, to)?;
         self.tag_own(socket.as_fd())?;
         tokio_socket(socket).connect(to).await
+    }
+
+    /// Makes a datagram socket in the pod's namespace, at a port that the kernel chooses, which takes answers from `to`
+    /// only.
+    ///
+    /// # Errors
+    /// The kernel's answer to socket() or connect(), or the namespace cannot be entered.
+    pub fn datagram_socket(&self, netns: &Netns, to: SocketAddr) -> io::Result<UdpSocket> {
+        let kind = Type::DGRAM.nonblocking();
+        let made = netns.enter(|| Socket::new(Domain::for_address(to), kind, Some(Protocol::UDP)));
+        let socket = made??;
+        self.tag_own(socket.as_fd())?;
+        socket.connect(&to.into())?;
+        UdpSocket::from_std(socket.into())
     }
 
     /// Connects from the pod's namespace to an application of the pod, under the client's address `source`.

@@ -23,7 +23,8 @@ use aya::{
     },
 };
 use ebpf_common::{
-    Address, FAIL_OPEN, HBONE_PORT, Ip, ListenKey, OUTBOUND_PORT, PLAINTEXT_PORT, Pod, map,
+    Address, DNS_PORT, FAIL_OPEN, HBONE_PORT, Ip, ListenKey, OUTBOUND_PORT, PLAINTEXT_PORT, Pod,
+    TCP, UDP, map,
 };
 use ipnet::IpNet;
 
@@ -114,7 +115,8 @@ impl Enrolment {
         }
 
         reply_routing::install(&pod.netns, &pod.ips)?;
-        let address = Address { netns: cookie, flags, listeners: u32::from(per_port) };
+        let dns_port = listeners.dns.as_ref().map_or(0, |dns| dns.port);
+        let address = Address { netns: cookie, flags, listeners: per_port, dns_port };
         for ip in pod.ips.iter().map(|ip| Ip::from(*ip)) {
             self.listen_at(ip, listeners)?;
             self.addresses.insert(ip, address, 0).map_err(in_map(map::ADDRESSES))?;
@@ -125,7 +127,8 @@ impl Enrolment {
         if !self.linked.contains(&cookie) {
             self.linked.push(cookie);
         }
-        self.pods.insert(cookie, Pod { ip6, ip4, flags, padding: 0 }, 0).map_err(in_map(map::PODS))
+        let pod = Pod { ip6, ip4, flags, dns_port, padding: 0 };
+        self.pods.insert(cookie, pod, 0).map_err(in_map(map::PODS))
     }
 
     /// Capture ends first, then what it has needed goes.
@@ -161,11 +164,25 @@ impl Enrolment {
         for (port, sockets) in by_port(listeners) {
             for (slot, socket) in (0..).zip(sockets) {
                 self.listen
-                    .insert(ListenKey { ip, port, slot }, socket.as_raw_fd(), 0)
+                    .insert(ListenKey { ip, port, slot, protocol: TCP }, socket.as_raw_fd(), 0)
                     .map_err(in_map(map::LISTEN))?;
             }
         }
-        Ok(())
+        let Some(dns) = &listeners.dns else { return self.forget_dns(ip) };
+        let mut insert = |protocol, socket| {
+            let key = ListenKey { ip, port: DNS_PORT, slot: 0, protocol };
+            self.listen.insert(key, socket, 0).map_err(in_map(map::LISTEN))
+        };
+        insert(TCP, dns.connections.as_raw_fd())?;
+        let of_ip = dns.ips.iter().zip(&dns.datagrams).find(|(of, _)| Ip::from(**of) == ip);
+        of_ip.map_or(Ok(()), |(_, socket)| insert(UDP, socket.as_raw_fd()))
+    }
+
+    fn forget_dns(&mut self, ip: Ip) -> Result<(), CaptureError> {
+        [TCP, UDP].into_iter().try_for_each(|protocol| {
+            let removed = self.listen.remove(&ListenKey { ip, port: DNS_PORT, slot: 0, protocol });
+            absent_is_fine(removed).map_err(in_map(map::LISTEN))
+        })
     }
 
     /// Removes the pod's addresses but those to `keep`. An address that another pod has got since is left to it.
@@ -179,11 +196,13 @@ impl Enrolment {
                 continue;
             }
             for port in [OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT] {
-                for slot in 0..address.listeners as u16 {
-                    let removed = self.listen.remove(&ListenKey { ip, port, slot });
+                for slot in 0..address.listeners {
+                    let key = ListenKey { ip, port, slot, protocol: TCP };
+                    let removed = self.listen.remove(&key);
                     result = result.and(absent_is_fine(removed).map_err(in_map(map::LISTEN)));
                 }
             }
+            result = result.and(self.forget_dns(ip));
             let removed = self.addresses.remove(&ip);
             result = result.and(absent_is_fine(removed).map_err(in_map(map::ADDRESSES)));
         }
@@ -198,12 +217,32 @@ impl Enrolment {
 /// The first thing that could not be removed; the rest is. Nothing pinned is no error.
 pub fn uninstall(pin_dir: &Path) -> Result<(), CaptureError> {
     let pins = Pins::below(pin_dir);
-    let mut result = release_pods(&pins.map(map::PODS));
+    let mut result = retire_others(&pins, &[]).and(release_pods(&pins.map(map::PODS)));
     for cookie in pins.pods()? {
         let pin = pins.pod(cookie);
         result = result.and(unroute(&pin)).and(object::detach(&pin));
     }
     result.and(pins.remove())
+}
+
+/// Detaches and removes what versions with other layouts have pinned. The routing in pods is the same for all versions:
+/// those to `keep` keep it.
+pub(super) fn retire_others(pins: &Pins, keep: &[u64]) -> Result<(), CaptureError> {
+    let mut result = Ok(());
+    for other in pins.others()? {
+        for link in other.programs()? {
+            result = result.and(object::detach(&link));
+        }
+        for cookie in other.pods()? {
+            let pin = other.pod(cookie);
+            if !keep.contains(&cookie) {
+                result = result.and(unroute(&pin));
+            }
+            result = result.and(object::detach(&pin));
+        }
+        result = result.and(other.remove());
+    }
+    result
 }
 
 /// Empties the map of pods: capture stops at once for all of them.

@@ -13,7 +13,7 @@ use std::{
 use ebpf_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::netns::Netns;
+use super::{dns_listeners::DnsListeners, netns::Netns};
 
 /// Connections that wait to be accepted: 2000 at once must not lose a SYN, which is repeated after a second only.
 const BACKLOG: i32 = 4096;
@@ -27,6 +27,8 @@ pub struct PodListeners {
     pub plaintext: Vec<TcpListener>,
     /// Tunnels, port 15008.
     pub hbone: Vec<TcpListener>,
+    /// Captured DNS queries; without them DNS is not captured.
+    pub dns: Option<DnsListeners>,
 }
 
 impl PodListeners {
@@ -42,6 +44,7 @@ impl PodListeners {
             outbound: some(OUTBOUND_PORT)?,
             plaintext: some(PLAINTEXT_PORT)?,
             hbone: some(HBONE_PORT)?,
+            dns: None,
         })
     }
 }

@@ -10,6 +10,7 @@
 #[cfg(feature = "ebpf-log")]
 mod decisions;
 mod dial;
+mod dns_listeners;
 mod enrolment;
 mod error;
 mod listeners;
@@ -29,13 +30,14 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Map, MapData, PerCpuArray},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray},
     programs::ProgramFd,
 };
-use ebpf_common::{Counter, OriginalDestination, map};
+use ebpf_common::{Asker, Counter, OriginalDestination, map};
 use ipnet::IpNet;
 
 pub use dial::{pod_socket, reset};
+pub use dns_listeners::DnsListeners;
 use enrolment::Enrolment;
 pub use enrolment::{EnrolledPod, uninstall};
 pub use error::CaptureError;
@@ -50,7 +52,7 @@ use crate::sys;
 /// Where capture works.
 #[derive(Clone, Debug)]
 pub struct CaptureConfig {
-    /// A directory on a bpffs; pins go to `aquifer/v1` below it. Default `/sys/fs/bpf`.
+    /// A directory on a bpffs; pins go to `aquifer/v2` below it. Default `/sys/fs/bpf`.
     pub pin_dir: PathBuf,
     /// The cgroup (version 2) whose processes can be captured, the daemon's own among them. Default: the root of the
     /// hierarchy, `/sys/fs/cgroup`.
@@ -92,6 +94,7 @@ pub struct Capture {
     pins: Pins,
     original_destinations: MapData,
     own_sockets: MapData,
+    asked: HashMap<MapData, Asker, OriginalDestination>,
     stats: PerCpuArray<MapData, u64>,
     /// Where [`Capture::dial_as`] looks for a free source port.
     next_port: AtomicU16,
@@ -121,12 +124,15 @@ impl Capture {
         let steer = object.attach(config, &pins)?;
         let mut ebpf = object.ebpf;
         let stats = take(&mut ebpf, map::STATS)?;
+        let asked = take(&mut ebpf, map::ASKED)?;
         Ok(Self {
             enrolment: Mutex::new(Enrolment::take_over(&mut ebpf, &pins)?),
             steer,
             pins,
             original_destinations: storage(take(&mut ebpf, map::ORIGINAL_DESTINATION)?)?,
             own_sockets: storage(take(&mut ebpf, map::OWN_SOCKETS)?)?,
+            asked: HashMap::try_from(asked)
+                .map_err(|source| CaptureError::Map { map: map::ASKED, source })?,
             stats: PerCpuArray::try_from(stats)
                 .map_err(|source| CaptureError::Map { map: map::STATS, source })?,
             next_port: AtomicU16::new(rand::random()),
@@ -169,13 +175,14 @@ impl Capture {
         self.enrolment().enrolled()
     }
 
-    /// Withdraws every pod whose namespace's cookie is not among `keep`; gives those withdrawn.
+    /// Withdraws every pod whose namespace's cookie is not among `keep`; gives those withdrawn. Ends the capture of
+    /// versions with another layout, whose pods are refused from the start of this one until here.
     ///
     /// # Errors
     /// The first thing that could not be removed; the rest is.
     pub fn reconcile(&self, keep: &[u64]) -> Result<Vec<EnrolledPod>, CaptureError> {
         let mut enrolment = self.enrolment();
-        let mut result = Ok(());
+        let mut result = enrolment::retire_others(&self.pins, keep);
         let mut leftovers = enrolment.enrolled();
         leftovers.retain(|pod| !keep.contains(&pod.netns_cookie));
         for pod in &leftovers {
@@ -200,7 +207,26 @@ impl Capture {
     pub fn original_destination(&self, accepted: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
         let map = self.original_destinations.fd().as_fd();
         let original = sys::socket_storage::<OriginalDestination>(map, accepted)?;
-        Ok(original.map(|to| SocketAddr::new(to.ip.into(), to.port as u16)))
+        Ok(original.map(|to| SocketAddr::new(to.ip.into(), to.port)))
+    }
+
+    /// Which DNS server was asked by the datagram socket at `asker` in the namespace, last; nothing if that is not known.
+    /// Takes no lock.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn asked_server(
+        &self,
+        netns_cookie: u64,
+        asker: SocketAddr,
+    ) -> Result<Option<SocketAddr>, CaptureError> {
+        let is_v4 = u16::from(asker.ip().to_canonical().is_ipv4());
+        let key = Asker { netns: netns_cookie, port: asker.port(), is_v4, padding: 0 };
+        match self.asked.get(&key, 0) {
+            Ok(asked) => Ok(Some(SocketAddr::new(asked.ip.into(), asked.port))),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(source) => Err(CaptureError::Map { map: map::ASKED, source }),
+        }
     }
 
     /// Marks a socket as the daemon's own, before connect(): it is not captured. Takes no lock.

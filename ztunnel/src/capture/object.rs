@@ -26,9 +26,13 @@ use crate::sys::{self, AttachPoint, LinkTarget};
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ztunnel.bpf.o"));
 
 /// The programs attached to the cgroup, and where.
-const CGROUP_PROGRAMS: [(&str, AttachPoint); 5] = [
+const CGROUP_PROGRAMS: [(&str, AttachPoint); 9] = [
     ("connect4", AttachPoint::Connect4),
     ("connect6", AttachPoint::Connect6),
+    ("sendmsg4", AttachPoint::UdpSendmsg4),
+    ("sendmsg6", AttachPoint::UdpSendmsg6),
+    ("recvmsg4", AttachPoint::UdpRecvmsg4),
+    ("recvmsg6", AttachPoint::UdpRecvmsg6),
     ("getpeername4", AttachPoint::GetPeerName4),
     ("getpeername6", AttachPoint::GetPeerName6),
     ("observe_sockets", AttachPoint::SockOps),
@@ -39,6 +43,9 @@ const NETNS_PROGRAM: &str = "steer";
 
 /// Prefix of the pins of pods' links; the cookie of the pod's namespace follows.
 const POD_PREFIX: &str = "pod_";
+
+/// Prefix of the pins of the links to the cgroup; the program's name follows.
+const LINK_PREFIX: &str = "link_";
 
 /// Where everything is pinned.
 #[derive(Debug)]
@@ -54,6 +61,12 @@ impl Pins {
         Self { directory: parent.join(LAYOUT), parent }
     }
 
+    /// Pins of other versions: those of a daemon that was replaced by this one, or will replace it.
+    pub(super) fn others(&self) -> Result<Vec<Self>, CaptureError> {
+        let found = paths(&self.parent)?.into_iter().filter(|path| *path != self.directory);
+        Ok(found.map(|directory| Self { parent: self.parent.clone(), directory }).collect())
+    }
+
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -63,7 +76,15 @@ impl Pins {
     }
 
     fn program(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("link_{name}"))
+        self.directory.join(format!("{LINK_PREFIX}{name}"))
+    }
+
+    /// The pins of the links to the cgroup.
+    pub(super) fn programs(&self) -> Result<Vec<PathBuf>, CaptureError> {
+        let is_link = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX))
+        };
+        Ok(paths(&self.directory)?.into_iter().filter(is_link).collect())
     }
 
     fn create(&self) -> Result<(), CaptureError> {
@@ -73,8 +94,7 @@ impl Pins {
 
     /// Cookies of the pods whose links are pinned.
     pub(super) fn pods(&self) -> Result<Vec<u64>, CaptureError> {
-        let pods = self
-            .list()?
+        let pods = paths(&self.directory)?
             .into_iter()
             .filter_map(|path| path.file_name()?.to_str()?.strip_prefix(POD_PREFIX)?.parse().ok());
         Ok(pods.collect())
@@ -82,7 +102,7 @@ impl Pins {
 
     /// Removes every pin and the directories.
     pub(super) fn remove(&self) -> Result<(), CaptureError> {
-        for path in self.list()? {
+        for path in paths(&self.directory)? {
             unpin(&path)?;
         }
         for directory in [&self.directory, &self.parent] {
@@ -95,14 +115,15 @@ impl Pins {
         }
         Ok(())
     }
+}
 
-    fn list(&self) -> Result<Vec<PathBuf>, CaptureError> {
-        let entries = match fs::read_dir(&self.directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.and_then(|some| some.map(|entry| Ok(entry?.path())).collect()),
-        };
-        entries.map_err(|source| CaptureError::Path { path: self.directory.clone(), source })
-    }
+/// What is in a directory, if there is one.
+fn paths(directory: &Path) -> Result<Vec<PathBuf>, CaptureError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(|some| some.map(|entry| Ok(entry?.path())).collect()),
+    };
+    entries.map_err(|source| CaptureError::Path { path: directory.to_owned(), source })
 }
 
 /// Removes a pin, or finds that it is not there.

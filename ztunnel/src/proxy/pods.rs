@@ -232,7 +232,7 @@ impl Pods {
             .capture
             .enrol(&capture, &listeners)
             .map_err(|source| AddError::Capture { source })?;
-        let PodListeners { outbound, plaintext, hbone } = listeners;
+        let PodListeners { outbound, plaintext, hbone, dns: _ } = listeners;
         let listeners = outbound
             .into_iter()
             .zip(plaintext)

@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::{self, Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::Command,
@@ -17,7 +17,9 @@ use std::{
 };
 
 use socket2::SockRef;
-use ztunnel::capture::{Capture, CaptureConfig, DaemonAway, Netns, PodCapture, PodListeners};
+use ztunnel::capture::{
+    Capture, CaptureConfig, DaemonAway, DnsListeners, Netns, PodCapture, PodListeners,
+};
 
 /// Longer than anything takes here; only a failing test waits as long.
 pub(crate) const LIMIT: Duration = Duration::from_secs(5);
@@ -71,7 +73,7 @@ impl Bed {
 
     /// Where this version pins.
     pub(crate) fn pin_directory(&self) -> PathBuf {
-        self.config.pin_dir.join("aquifer/v1")
+        self.config.pin_dir.join("aquifer/v2")
     }
 }
 
@@ -111,6 +113,23 @@ impl Host {
         let all = listeners.outbound.iter().chain(&listeners.plaintext).chain(&listeners.hbone);
         all.for_each(waiting);
         listeners
+    }
+
+    /// As [`Host::daemon`], with sockets for DNS that wait likewise.
+    pub(crate) fn daemon_with_dns(&self) -> PodListeners {
+        let mut listeners = self.daemon(1);
+        let dns = DnsListeners::open(&self.netns, &[self.ip4, self.ip6]).unwrap();
+        waiting(&dns.connections);
+        dns.datagrams.iter().for_each(waiting_datagrams);
+        listeners.dns = Some(dns);
+        listeners
+    }
+
+    /// A datagram socket of an application, its answers waited for at most [`LIMIT`].
+    pub(crate) fn datagrams(&self, at: &str) -> UdpSocket {
+        let socket = self.netns.enter(|| UdpSocket::bind(at)).unwrap().unwrap();
+        waiting_datagrams(&socket);
+        socket
     }
 
     pub(crate) fn connect(&self, to: &str) -> io::Result<TcpStream> {
@@ -175,6 +194,11 @@ fn waiting(listener: &TcpListener) {
     listener.set_nonblocking(false).unwrap();
     // The receive timeout bounds accept() too.
     SockRef::from(listener).set_read_timeout(Some(LIMIT)).unwrap();
+}
+
+fn waiting_datagrams(socket: &UdpSocket) {
+    socket.set_nonblocking(false).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
 }
 
 fn is_root() -> bool {

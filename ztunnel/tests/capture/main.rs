@@ -4,5 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod bed;
+mod dns;
 mod lifecycle;
 mod traffic;

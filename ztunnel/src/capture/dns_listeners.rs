@@ -1,0 +1,82 @@
+//! The daemon's sockets for a pod's DNS queries.
+//!
+//! In: a pod's namespace and addresses. Out: sockets at these addresses. At each one of its own, because the answer to a
+//! datagram must come from where the question was sent to. Who may reach them is decided by the kernel programs.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+};
+
+use ebpf_common::DNS_PORT;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{listeners::pod_listener, netns::Netns};
+
+/// Queries that wait while the thread is busy, in bytes; the kernel counts each datagram as 768 bytes or more.
+const RECEIVE_BUFFER: usize = 1 << 20;
+/// How often a port is looked for that is free in both families.
+const TRIES: u32 = 16;
+
+/// The sockets for the DNS queries of one pod; all non-blocking.
+#[derive(Debug)]
+pub struct DnsListeners {
+    /// One for each address of the pod, all at one port: 15053, or another one if a process of the pod holds that.
+    pub datagrams: Vec<UdpSocket>,
+    /// For all addresses.
+    pub connections: TcpListener,
+    pub(super) ips: Vec<IpAddr>,
+    pub(super) port: u16,
+}
+
+impl DnsListeners {
+    /// Opens them at the first address of each family, which is where the pod's own traffic is redirected to.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the kernel's answer to socket(), bind() or listen().
+    pub fn open(netns: &Netns, ips: &[IpAddr]) -> io::Result<Self> {
+        let canonical = || ips.iter().map(IpAddr::to_canonical);
+        let first = [canonical().find(IpAddr::is_ipv4), canonical().find(IpAddr::is_ipv6)];
+        let ips: Vec<IpAddr> = first.into_iter().flatten().collect();
+        let (datagrams, port) = netns.enter(|| datagram_sockets(&ips))??;
+        Ok(Self { datagrams, connections: pod_listener(netns, DNS_PORT)?, ips, port })
+    }
+}
+
+fn datagram_sockets(ips: &[IpAddr]) -> io::Result<(Vec<UdpSocket>, u16)> {
+    let mut result = at_one_port(ips, DNS_PORT);
+    for _ in 0..TRIES {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => result = at_one_port(ips, 0),
+            other => return other,
+        }
+    }
+    result
+}
+
+fn at_one_port(ips: &[IpAddr], mut port: u16) -> io::Result<(Vec<UdpSocket>, u16)> {
+    let mut sockets = Vec::with_capacity(ips.len());
+    for ip in ips {
+        let socket = datagram_socket(SocketAddr::new(*ip, port))?;
+        port = socket.local_addr()?.port();
+        sockets.push(socket);
+    }
+    Ok((sockets, port))
+}
+
+fn datagram_socket(at: SocketAddr) -> io::Result<UdpSocket> {
+    let kind = Type::DGRAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(at), kind, Some(Protocol::UDP))?;
+    // Shared with the daemon that this one replaces.
+    socket.set_reuse_port(true)?;
+    // An address that the pod is still being given can be bound to.
+    if at.is_ipv4() {
+        socket.set_freebind_v4(true)?;
+    } else {
+        socket.set_only_v6(true)?;
+        socket.set_freebind_v6(true)?;
+    }
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.bind(&at.into())?;
+    Ok(socket.into())
+}
