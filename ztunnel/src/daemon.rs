@@ -337,18 +337,30 @@ fn follow_node_agent(
             zds::run(&path, table, tell).await;
         }
     });
+    let mut waiting = pods.waiting();
     spawn_local(async move {
-        while snapshot.changed().await.is_ok() {
-            match *snapshot.borrow_and_update() {
-                Snapshot::Pending => task.pending(),
-                Snapshot::Complete => {
-                    restored.release_leftovers(&pods);
-                    task.ready();
+        let mut named = Snapshot::Pending;
+        loop {
+            let changed = tokio::select! {
+                changed = snapshot.changed() => {
+                    named = *snapshot.borrow_and_update();
+                    match named {
+                        Snapshot::Pending => {}
+                        Snapshot::Complete => restored.release_leftovers(&pods),
+                        Snapshot::Incomplete => Known::Some.release_leftovers(&pods),
+                    }
+                    changed
                 }
-                Snapshot::Incomplete => {
-                    Known::Some.release_leftovers(&pods);
-                    task.ready();
-                }
+                changed = waiting.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+            // Ready: connected, all pods told, and none of them failing to start.
+            if named == Snapshot::Pending || *waiting.borrow_and_update() > 0 {
+                task.pending();
+            } else {
+                task.ready();
             }
         }
     });

@@ -62,6 +62,7 @@ pub trait PodTable {
     ///
     /// # Errors
     /// [`AddError`]: the pod is not served. What an earlier daemon captured of it stays captured, and so refused.
+    /// Whether it is among those waiting then is the table's decision.
     fn add(&self, pod: Announced) -> Result<(), AddError>;
 
     /// Ends serving a pod: its connections are closed and its capture is taken away. An unknown pod is no error.
@@ -69,6 +70,9 @@ pub trait PodTable {
 
     /// The pods being served.
     fn uids(&self) -> Vec<PodUid>;
+
+    /// The pods that were announced and could not be served, and that are tried again until they are removed.
+    fn waiting(&self) -> Vec<PodUid>;
 }
 
 /// Why a pod is not served.

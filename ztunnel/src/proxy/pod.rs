@@ -47,20 +47,6 @@ pub(super) struct UnknownPod {
 }
 
 impl Pod {
-    /// The same pod, not removed.
-    pub(super) fn anew(&self) -> Self {
-        Self {
-            uid: self.uid.clone(),
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            service_account: self.service_account.clone(),
-            netns: self.netns.clone(),
-            ips: self.ips.clone(),
-            capture: self.capture,
-            removed: CancellationToken::new(),
-        }
-    }
-
     /// Whether another announcement of the pod says the same.
     pub(super) fn is_described_as(&self, other: &Self) -> bool {
         let said = |pod: &Self| {

@@ -3,10 +3,11 @@
 //! In: pods announced and taken back by their sources. Out: traffic captured, or an [`AddError`] and nothing left
 //! behind. Lives on the control thread.
 
+mod wanted;
+
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     num::NonZeroUsize,
     path::Path,
     rc::Rc,
@@ -14,8 +15,9 @@ use std::{
 };
 
 use mesh::identity::Spiffe;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
+use self::wanted::Wanted;
 use super::{DataThreads, Node, Pod, thread::ThreadListeners};
 use crate::{
     admin::{PodState, PodStatus},
@@ -28,19 +30,21 @@ pub struct Pods {
     node: Arc<Node>,
     threads: DataThreads,
     served: RefCell<BTreeMap<PodUid, Served>>,
-    /// Namespaces of pods that were announced and could not be served. What an earlier daemon captured of them stays
-    /// captured, and so refused, until they are removed: to release it would send their traffic in the clear.
+    /// Pods that were announced and could not be served. What an earlier daemon captured of them stays captured, and so
+    /// refused, until they are removed: to release it would send their traffic in the clear.
     refused: RefCell<BTreeMap<PodUid, Refused>>,
     listing: Listing,
+    /// How many pods of the node agent wait to be served.
+    waiting: watch::Sender<usize>,
     /// The daemon's own network namespace.
     home: Option<u64>,
 }
 
-/// A pod that could not be served.
+/// A pod that could not be served, and is tried again.
+#[derive(Clone)]
 struct Refused {
-    netns_cookie: u64,
-    /// What to try again; without it the pod waits to be announced again.
-    again: Option<(Arc<Pod>, Source)>,
+    wanted: Wanted,
+    source: Source,
 }
 
 /// What other threads see of the table.
@@ -76,6 +80,7 @@ impl Pods {
             served: RefCell::default(),
             refused: RefCell::default(),
             listing: Arc::default(),
+            waiting: watch::Sender::new(0),
             home: Netns::open(Path::new("/proc/self/ns/net")).ok().map(|home| home.cookie()),
         })
     }
@@ -90,10 +95,16 @@ impl Pods {
         self.listing.clone()
     }
 
+    /// How many pods of the node agent wait to be served: it counts on none of them to be forgotten.
+    pub fn waiting(&self) -> watch::Receiver<usize> {
+        self.waiting.subscribe()
+    }
+
     /// Takes away the capture of pods that an earlier daemon left and no source has named.
     pub fn release_leftovers(&self) {
         let refused = self.refused.borrow();
-        let mut named: Vec<u64> = refused.values().map(|refused| refused.netns_cookie).collect();
+        let mut named: Vec<u64> =
+            refused.values().map(|refused| refused.wanted.netns.cookie()).collect();
         named.extend(self.served.borrow().values().map(|served| served.pod.netns.cookie()));
         match self.node.capture.reconcile(&named) {
             Ok(released) => {
@@ -115,13 +126,11 @@ impl Pods {
 
     fn list(&self) {
         let (served, refused) = (self.served.borrow(), self.refused.borrow());
-        let pending = refused.iter().filter_map(|(uid, refused)| {
-            let (pod, _) = refused.again.as_ref()?;
-            Some((uid.clone(), status(pod, PodState::Pending)))
-        });
-        let up =
-            served.iter().map(|(uid, served)| (uid.clone(), status(&served.pod, PodState::Up)));
+        let pending = refused.iter().map(|(uid, refused)| (uid.clone(), refused.wanted.status()));
+        let up = served.iter().map(|(uid, served)| (uid.clone(), status(&served.pod)));
         let listed = pending.chain(up).collect();
+        let agents = refused.values().filter(|refused| refused.source == Source::NodeAgent).count();
+        self.waiting.send_if_modified(|waiting| std::mem::replace(waiting, agents) != agents);
         *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = listed;
     }
 
@@ -129,54 +138,53 @@ impl Pods {
         if self.node.draining.is_cancelled() {
             return Err(AddError::ShuttingDown);
         }
-        let Announced { uid, namespace, name, service_account, netns, ips, capture } = announced;
-        let netns = Netns::from_fd(netns.into()).map_err(|source| AddError::Enter { source })?;
-        let cookie = netns.cookie();
-        self.check_netns(&uid, cookie)?;
-        let ips = addresses(&netns, &ips).inspect_err(|_| self.refuse(&uid, cookie, None))?;
-        let (netns, removed) = (Arc::new(netns), CancellationToken::new());
-        let pod = Pod { uid, namespace, name, service_account, netns, ips, capture, removed };
-        let former = self.served.borrow().get(&pod.uid).map(|served| served.pod.clone());
-        match &former {
-            Some(former) if former.netns.cookie() != cookie => self.remove(&pod.uid),
-            Some(former) if former.is_described_as(&pod) => {
-                self.name_source(&pod.uid, source);
-                return Ok(());
-            }
-            // What changed is put in force over the former, which stays captured meanwhile.
-            Some(_) | None => {}
-        }
-        // An earlier failure in the same namespace left it captured, and so refused, until this succeeds.
-        let earlier = self.refused.borrow_mut().remove(&pod.uid);
-        if let Some(earlier) = earlier.filter(|earlier| earlier.netns_cookie != cookie) {
-            self.withdraw(&pod.uid, earlier.netns_cookie);
-        }
-        let pod = Arc::new(pod);
-        self.serve(&pod, source).inspect_err(|_| {
-            self.refuse(&pod.uid, cookie, Some((pod.clone(), source)));
-        })
+        let wanted = Wanted::of(announced)?;
+        self.attempt(&wanted, source).inspect_err(|_| self.refuse(wanted, source))
     }
 
-    fn refuse(&self, uid: &PodUid, netns_cookie: u64, again: Option<(Arc<Pod>, Source)>) {
-        self.refused.borrow_mut().insert(uid.clone(), Refused { netns_cookie, again });
+    fn attempt(&self, wanted: &Wanted, source: Source) -> Result<(), AddError> {
+        let (uid, cookie) = (&wanted.uid, wanted.netns.cookie());
+        self.check_netns(uid, cookie)?;
+        let former = self.served.borrow().get(uid).map(|served| served.pod.clone());
+        if former.as_ref().is_some_and(|former| former.netns.cookie() != cookie) {
+            self.remove(uid);
+        }
+        // An earlier failure in the same namespace left it captured, and so refused, until this succeeds.
+        let earlier = self.refused.borrow().get(uid).map(|earlier| earlier.wanted.netns.cookie());
+        if let Some(earlier) = earlier.filter(|earlier| *earlier != cookie) {
+            self.refused.borrow_mut().remove(uid);
+            self.withdraw(uid, earlier);
+        }
+        let pod = wanted.pod()?;
+        match former {
+            Some(former) if former.netns.cookie() == cookie && former.is_described_as(&pod) => {
+                self.name_source(uid, source);
+            }
+            // What changed is put in force over the former, which stays captured meanwhile.
+            Some(_) | None => self.serve(&Arc::new(pod), source)?,
+        }
+        self.refused.borrow_mut().remove(uid);
+        self.list();
+        Ok(())
+    }
+
+    fn refuse(&self, wanted: Wanted, source: Source) {
+        self.refused.borrow_mut().insert(wanted.uid.clone(), Refused { wanted, source });
         self.list();
     }
 
     /// Tries once more to serve the pods that could not be served.
     pub fn retry(&self) {
-        let refused = self.refused.borrow();
-        let waiting: Vec<_> =
-            refused.values().filter_map(|refused| refused.again.clone()).collect();
-        drop(refused);
-        for (pod, source) in waiting {
-            match self.serve(&Arc::new(pod.anew()), source) {
-                Ok(()) => drop(self.refused.borrow_mut().remove(&pod.uid)),
-                Err(error) => {
-                    tracing::warn!(uid = %pod.uid, pod = %pod.name, %error, "a pod is still not served")
-                }
+        if self.node.draining.is_cancelled() {
+            return;
+        }
+        let waiting: Vec<_> = self.refused.borrow().values().cloned().collect();
+        for Refused { wanted, source } in waiting {
+            if let Err(error) = self.attempt(&wanted, source) {
+                tracing::warn!(uid = %wanted.uid, pod = %wanted.name, %error, "a pod is still not served");
+                self.refuse(wanted, source);
             }
         }
-        self.list();
     }
 
     /// A namespace is one pod's, and not the daemon's own: its connections to the control plane must not be captured.
@@ -210,7 +218,6 @@ impl Pods {
         if let Some(former) = former {
             former.pod.removed.cancel();
         }
-        self.list();
         Ok(())
     }
 
@@ -261,11 +268,7 @@ impl Pods {
     }
 
     fn remove(&self, uid: &PodUid) {
-        let refused = self.refused.borrow_mut().remove(uid);
-        if let Some(refused) = refused {
-            self.withdraw(uid, refused.netns_cookie);
-            self.list();
-        }
+        self.give_up(uid);
         let Some(served) = self.served.borrow_mut().remove(uid) else { return };
         self.withdraw(uid, served.pod.netns.cookie());
         served.pod.removed.cancel();
@@ -274,7 +277,20 @@ impl Pods {
         tracing::info!(%uid, pod = %served.pod.name, namespace = %served.pod.namespace, "pod released");
     }
 
+    /// Tries a pod no longer that could not be served.
+    fn give_up(&self, uid: &PodUid) {
+        let refused = self.refused.borrow_mut().remove(uid);
+        if let Some(refused) = refused {
+            self.withdraw(uid, refused.wanted.netns.cookie());
+            self.list();
+        }
+    }
+
+    /// Ends the capture of a namespace that no pod is served in.
     fn withdraw(&self, uid: &PodUid, cookie: u64) {
+        if self.served.borrow().values().any(|served| served.pod.netns.cookie() == cookie) {
+            return;
+        }
         if let Err(error) = self.node.capture.withdraw(cookie) {
             tracing::error!(%uid, %error, "the capture of a removed pod is not wholly undone");
         }
@@ -312,6 +328,8 @@ impl PodTable for SourceView {
         }
         if !named_by_others {
             self.pods.remove(uid);
+        } else if self.waiting().contains(uid) {
+            self.pods.give_up(uid);
         }
     }
 
@@ -320,51 +338,21 @@ impl PodTable for SourceView {
         let own = served.iter().filter(|(_, served)| served.sources.contains(&self.source));
         own.map(|(uid, _)| uid.clone()).collect()
     }
-}
 
-/// The pod's addresses: those given, else those its default routes use.
-fn addresses(netns: &Netns, given: &[IpAddr]) -> Result<Vec<IpAddr>, AddError> {
-    if given.is_empty() {
-        let found =
-            netns.enter(default_addresses).map_err(|source| AddError::Addresses { source })?;
-        return if found.is_empty() { Err(AddError::NoAddress) } else { Ok(found) };
+    fn waiting(&self) -> Vec<PodUid> {
+        let refused = self.pods.refused.borrow();
+        let own = refused.iter().filter(|(_, refused)| refused.source == self.source);
+        own.map(|(uid, _)| uid.clone()).collect()
     }
-    let canonical: Vec<IpAddr> = given.iter().map(IpAddr::to_canonical).collect();
-    for (index, first) in canonical.iter().enumerate() {
-        let same = |second: &&IpAddr| first.is_ipv4() == second.is_ipv4();
-        if let Some(second) = canonical[index + 1..].iter().find(same) {
-            let family = if first.is_ipv4() { "IPv4" } else { "IPv6" };
-            return Err(AddError::TwoAddresses { family, first: *first, second: *second });
-        }
-    }
-    Ok(canonical)
-}
-
-/// The source addresses that the kernel would choose towards the world. Connecting a UDP socket sends nothing.
-fn default_addresses() -> Vec<IpAddr> {
-    let worlds = [
-        SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9)),
-        SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9)),
-    ];
-    let towards = |world: SocketAddr| {
-        let any = match world {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-        };
-        let socket = UdpSocket::bind(any).ok()?;
-        socket.connect(world).ok()?;
-        socket.local_addr().ok().map(|local| local.ip())
-    };
-    worlds.into_iter().filter_map(towards).collect()
 }
 
 /// A pod as administration shows it.
-fn status(pod: &Pod, state: PodState) -> PodStatus {
+fn status(pod: &Pod) -> PodStatus {
     PodStatus {
         uid: pod.uid.clone(),
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         service_account: pod.service_account.clone(),
-        state,
+        state: PodState::Up,
     }
 }
