@@ -13,6 +13,8 @@ mod enrolment;
 mod envoy;
 #[path = "mesh/fabric.rs"]
 mod fabric;
+#[path = "mesh/node_agent.rs"]
+mod node_agent;
 #[path = "mesh/outage.rs"]
 mod outage;
 #[path = "mesh/peers.rs"]
