@@ -40,7 +40,7 @@ use crate::{
         socket,
         zds::{self, Snapshot},
     },
-    proxy::{DataThreads, Node, Pods, Source},
+    proxy::{self, DataThreads, Node, Pods, Source},
 };
 
 /// How long a first connection of an identity waits for its certificate.
@@ -180,6 +180,7 @@ fn tunnels(config: &Config) -> HboneConfig {
         stream_window_bytes: tunnels.stream_window_bytes.get(),
         tunnel_window_bytes: tunnels.connection_window_bytes.get(),
         frame_bytes: tunnels.frame_bytes.get(),
+        observer: proxy::observer(),
         ..HboneConfig::default()
     }
 }

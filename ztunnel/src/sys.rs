@@ -13,6 +13,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    time::Duration,
 };
 
 /// Where a program is attached; the kernel's `bpf_attach_type`.
@@ -79,6 +80,40 @@ pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
         )
     })?;
     Ok(cookie)
+}
+
+/// What the kernel knows of a TCP connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TcpState {
+    /// Smoothed round-trip time, in whole microseconds.
+    pub rtt: Duration,
+    /// Segments sent again since the connection began.
+    pub retransmits: u32,
+}
+
+/// Reads the state of a TCP socket's connection.
+///
+/// # Errors
+/// The kernel's; not a TCP socket.
+pub fn tcp_state(socket: BorrowedFd<'_>) -> io::Result<TcpState> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, for which `info` has room.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    })?;
+    // SAFETY: it was zeroed, the kernel wrote a part of it or all, and any bytes are a `tcp_info` of integers.
+    let info = unsafe { info.assume_init() };
+    Ok(TcpState {
+        rtt: Duration::from_micros(info.tcpi_rtt.into()),
+        retransmits: info.tcpi_total_retrans,
+    })
 }
 
 /// Attaches a program; it stays attached while the link is open or pinned.

@@ -190,7 +190,7 @@ async fn handshake(
     let dial = key.dial;
     let limit = config.handshake_limit;
     let work = async {
-        let transport = Transport::connect(tcp, dial, tls)
+        let transport = Transport::connect(tcp, dial, tls, config.observer)
             .await
             .map_err(|error| OpenError::Handshake { dial, source: Arc::new(error.into()) })?;
         if !transport.is_http2() {

@@ -2,6 +2,8 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use super::Observer;
+
 /// Limits and deadlines of the tunnels of one pod, on both sides.
 #[derive(Clone, Debug)]
 pub struct HboneConfig {
@@ -27,6 +29,8 @@ pub struct HboneConfig {
     pub tunnel_window_bytes: u32,
     /// Largest HTTP/2 frame that a peer may send, in bytes, 16,384 to 2^24 - 1. Default 1 MiB.
     pub frame_bytes: u32,
+    /// Who is told of handshakes and sockets. Default nobody.
+    pub observer: Observer,
 }
 
 impl Default for HboneConfig {
@@ -42,6 +46,7 @@ impl Default for HboneConfig {
             stream_window_bytes: 4 << 20,
             tunnel_window_bytes: 16 << 20,
             frame_bytes: 1 << 20,
+            observer: Observer::default(),
         }
     }
 }

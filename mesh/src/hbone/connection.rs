@@ -117,6 +117,7 @@ impl Pinger {
     /// Ready once per timeout of the keep-alive.
     pub(super) fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
         ready!(self.sleep.as_mut().poll(cx));
+        self.witness.sample();
         let verdict =
             self.keepalive.handle_timeout(Instant::now().into_std(), self.witness.heard());
         self.sleep.as_mut().reset(self.keepalive.timeout().into());

@@ -12,6 +12,7 @@ mod client;
 mod config;
 mod connection;
 mod keepalive;
+mod observer;
 mod open_error;
 mod outcome;
 mod pool;
@@ -28,6 +29,7 @@ mod turn;
 
 pub use authority::{Authority, BadAuthority, HostName};
 pub use config::HboneConfig;
+pub use observer::{Handshaken, Observer, Role, SampledSocket};
 pub use open_error::OpenError;
 pub use outcome::{Abort, AbortSignal, ByteCounters, Ended, Outcome, Side};
 pub use pool::{ConnectRequest, Pool};

@@ -7,13 +7,15 @@ use std::{
     cell::Cell,
     io,
     net::SocketAddr,
+    os::fd::AsFd,
     pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -21,7 +23,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::{buffers::Buffer, socket};
+use super::{Handshaken, Observer, Role, SampledSocket, buffers::Buffer, socket};
 
 /// The one protocol spoken inside.
 const ALPN: &[u8] = b"h2";
@@ -42,6 +44,7 @@ pub(super) struct Transport {
 #[derive(Default)]
 pub(super) struct Witness {
     heard: Cell<bool>,
+    sample_due: Cell<bool>,
     failure: Cell<Option<io::Error>>,
 }
 
@@ -49,6 +52,11 @@ impl Witness {
     /// Whether the peer has sent anything since this was last asked.
     pub(super) fn heard(&self) -> bool {
         self.heard.replace(false)
+    }
+
+    /// Asks for a sample of the socket when it is next read.
+    pub(super) fn sample(&self) {
+        self.sample_due.set(true);
     }
 
     /// What TLS or the socket said when it failed, once.
@@ -63,21 +71,32 @@ impl Transport {
         tcp: TcpStream,
         dial: SocketAddr,
         config: Arc<ClientConfig>,
+        observer: Observer,
     ) -> io::Result<Self> {
+        let began = Instant::now();
         let witness = Rc::default();
-        let socket = Socket::new(tcp, &witness)?;
+        let socket = Socket::new(tcp, &witness, observer, Role::Client)?;
         let name = ServerName::IpAddress(dial.ip().into());
         let mut stream = TlsConnector::from(config).connect(name, socket).await?;
-        stream.get_mut().1.set_buffer_limit(Some(SEALED_BYTES));
+        let tls = stream.get_mut().1;
+        tls.set_buffer_limit(Some(SEALED_BYTES));
+        (observer.handshaken)(handshaken(tls, Role::Client, began));
         Ok(Self { tls: stream.into(), witness })
     }
 
     /// Accepts as a server.
-    pub(super) async fn accept(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
+    pub(super) async fn accept(
+        tcp: TcpStream,
+        config: Arc<ServerConfig>,
+        observer: Observer,
+    ) -> io::Result<Self> {
+        let began = Instant::now();
         let witness = Rc::default();
-        let socket = Socket::new(tcp, &witness)?;
+        let socket = Socket::new(tcp, &witness, observer, Role::Server)?;
         let mut stream = TlsAcceptor::from(config).accept(socket).await?;
-        stream.get_mut().1.set_buffer_limit(Some(SEALED_BYTES));
+        let tls = stream.get_mut().1;
+        tls.set_buffer_limit(Some(SEALED_BYTES));
+        (observer.handshaken)(handshaken(tls, Role::Server, began));
         Ok(Self { tls: stream.into(), witness })
     }
 
@@ -93,6 +112,16 @@ impl Transport {
 
     pub(super) fn witness(&self) -> Rc<Witness> {
         Rc::clone(&self.witness)
+    }
+}
+
+fn handshaken<D>(tls: &rustls::ConnectionCommon<D>, role: Role, began: Instant) -> Handshaken {
+    let group = tls.negotiated_key_exchange_group().and_then(|group| group.name().as_str());
+    Handshaken {
+        role,
+        took: began.elapsed(),
+        group: group.unwrap_or("unknown"),
+        resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
     }
 }
 
@@ -151,6 +180,10 @@ struct Socket {
     witness: Rc<Witness>,
     /// Bytes read since the task last let others run.
     turn_bytes: usize,
+    observer: Observer,
+    role: Role,
+    /// The observer's.
+    counted: u32,
 }
 
 struct Unread {
@@ -160,10 +193,21 @@ struct Unread {
 }
 
 impl Socket {
-    fn new(tcp: TcpStream, witness: &Rc<Witness>) -> io::Result<Self> {
+    fn new(
+        tcp: TcpStream,
+        witness: &Rc<Witness>,
+        observer: Observer,
+        role: Role,
+    ) -> io::Result<Self> {
         // Nagle would hold a small frame back until the peer's delayed ACK, up to 40 ms on Linux.
         tcp.set_nodelay(true)?;
-        Ok(Self { tcp, unread: None, witness: Rc::clone(witness), turn_bytes: 0 })
+        let witness = Rc::clone(witness);
+        Ok(Self { tcp, unread: None, witness, turn_bytes: 0, observer, role, counted: 0 })
+    }
+
+    fn sample(&mut self) {
+        let (socket, counted) = (self.tcp.as_fd(), &mut self.counted);
+        (self.observer.sampled)(SampledSocket { socket, role: self.role, counted });
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Unread>> {
@@ -179,8 +223,17 @@ impl Socket {
         let mut buffer = Buffer::take();
         let end = ready!(socket::poll_read(&self.tcp, cx, &mut buffer))?;
         self.witness.heard.set(true);
+        if self.witness.sample_due.take() {
+            self.sample();
+        }
         self.turn_bytes += end;
         Poll::Ready(Ok(Unread { buffer, start: 0, end }))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.sample();
     }
 }
 

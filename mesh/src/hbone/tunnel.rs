@@ -139,7 +139,7 @@ impl Tunnel {
         let peer_addr = tcp.peer_addr().map_err(|source| AcceptError::Connection { source })?;
         let limit = config.handshake_limit;
         let work = Box::pin(async {
-            let transport = Transport::accept(tcp, credential.server_config())
+            let transport = Transport::accept(tcp, credential.server_config(), config.observer)
                 .await
                 .map_err(|source| AcceptError::Handshake { peer_addr, source: source.into() })?;
             if !transport.is_http2() {

@@ -15,7 +15,7 @@ use std::{
 
 use metrics::{Counter, Gauge, Label, counter, gauge};
 
-use super::{Reason, Reporter, ResponseFlag, Traffic, access_log};
+use super::{Reason, Reporter, ResponseFlag, Traffic, access_log, duration};
 
 /// Label sets whose handles one thread keeps. Past it the thread forgets all of them: they are found again in the
 /// registry, which costs a few microseconds each.
@@ -147,6 +147,9 @@ impl ConnectionMetrics {
 
     /// Counts bytes that went towards the connection's initiator.
     pub fn sent(&self, bytes: u64) {
+        if self.sent_bytes.get() == 0 {
+            duration::first_byte(self.connection.traffic.reporter, self.started.elapsed());
+        }
         self.series.sent.increment(bytes);
         self.sent_bytes.set(self.sent_bytes.get() + bytes);
     }
@@ -281,7 +284,10 @@ mod tests {
         let prometheus = recorder.handle();
         metrics::with_local_recorder(&recorder, || act(&TrafficMetrics::new()));
         let text = prometheus.render();
-        let samples = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        // How long it took is `duration`'s.
+        let timed = |line: &str| line.starts_with("aquifer_first_byte");
+        let samples =
+            text.lines().filter(|line| !line.is_empty() && !line.starts_with('#') && !timed(line));
         let mut short: Vec<String> = samples.map(shorten).collect();
         short.sort();
         short

@@ -6,6 +6,7 @@
 mod access_log;
 mod classify;
 mod connection;
+mod duration;
 mod format;
 mod log;
 mod openmetrics;
@@ -14,6 +15,7 @@ mod recorder;
 mod traffic;
 
 pub use connection::{Connection, ConnectionMetrics, Failure, OpenSocket, TrafficMetrics, refused};
+pub use duration::{DialedFor, dialed, handshaken, sampled};
 pub use format::LogFormat;
 pub use log::{LogConfig, LogError, LogHandle, start_log};
 pub use reason::{Reason, ResponseFlag};

@@ -4,15 +4,20 @@
 
 use std::{fs, time::Duration};
 
-use metrics::{describe_counter, describe_gauge, gauge};
+use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::openmetrics::openmetrics;
 
 /// How often histograms are folded when nobody scrapes: their samples wait in memory until then.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// Buckets of all durations: Istio's for forwarded DNS queries.
-const SECONDS_BUCKETS: &[f64] = &[0.0005, 0.001, 0.01, 0.1, 1.0, 5.0];
+/// Buckets of Istio's durations: those of forwarded DNS queries.
+const ISTIO_BUCKETS: &[f64] = &[0.0005, 0.001, 0.01, 0.1, 1.0, 5.0];
+/// Buckets of our own durations: from a dial on the same node to a limit that was reached.
+const SECONDS_BUCKETS: &[f64] = &[
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+    2.5, 5.0, 10.0,
+];
 
 /// Why metrics cannot be collected.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +74,10 @@ impl Metrics {
     /// [`MetricsError::Started`] if something else does.
     pub fn install() -> Result<Self, MetricsError> {
         let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS_BUCKETS)
+            .set_buckets_for_metric(Matcher::Prefix("aquifer_".into()), SECONDS_BUCKETS)
+            .and_then(|builder| {
+                builder.set_buckets_for_metric(Matcher::Prefix("istio_".into()), ISTIO_BUCKETS)
+            })
             .map_err(|source| MetricsError::Buckets { source })?
             .build_recorder();
         let prometheus = recorder.handle();
@@ -125,6 +133,15 @@ fn describe() {
         "aquifer_failures_total",
         "Connections that failed for other reasons, by reason"
     );
+    describe_histogram!("aquifer_dial_seconds", "TCP connections made, by what they were for");
+    describe_histogram!("aquifer_tls_handshake_seconds", "TLS handshakes of tunnels");
+    describe_counter!("aquifer_tls_handshakes_total", "TLS handshakes of tunnels, by group");
+    describe_histogram!(
+        "aquifer_first_byte_seconds",
+        "From a connection's acceptance to the first byte back to its initiator"
+    );
+    describe_histogram!("aquifer_tunnel_rtt_seconds", "Smoothed round-trip times of tunnels");
+    describe_counter!("aquifer_tunnel_retransmits_total", "Segments that tunnels sent again");
     describe_gauge!("process_open_fds", "Open file descriptors");
     describe_gauge!("process_max_fds", "File descriptors allowed");
 }

@@ -138,6 +138,7 @@ async fn the_dump_has_istios_keys() {
         "certificates",
         "config",
         "policies",
+        "rejectedPolicies",
         "services",
         "stagedServices",
         "staticConfig",

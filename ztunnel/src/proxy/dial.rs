@@ -5,10 +5,10 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use mesh::telemetry::{Failure, Reason};
+use mesh::telemetry::{self, DialedFor, Failure, Reason};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{Node, Pod};
@@ -16,9 +16,15 @@ use crate::{capture::keep_alive, pods::SourceAddress};
 
 /// A TCP connection is made within this time, as by Istio's ztunnel.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
+
 /// Dials as the pod itself.
-pub(super) async fn dial(node: &Node, pod: &Pod, to: SocketAddr) -> io::Result<TcpStream> {
-    let tcp = limited(node.capture.dial(&pod.netns, to)).await?;
+pub(super) async fn dial(
+    node: &Node,
+    pod: &Pod,
+    to: SocketAddr,
+    purpose: DialedFor,
+) -> io::Result<TcpStream> {
+    let tcp = limited(purpose, node.capture.dial(&pod.netns, to)).await?;
     keep_alive(&tcp)?;
     Ok(tcp)
 }
@@ -33,9 +39,9 @@ pub(super) async fn dial_application(
     // A connection from the pod to itself keeps the pod's own address: both ends would be the same socket pair.
     let as_client = pod.capture.source_address == SourceAddress::Client && client != to.ip();
     if !as_client || client.is_ipv4() != to.is_ipv4() {
-        return dial(node, pod, to).await;
+        return dial(node, pod, to, DialedFor::Application).await;
     }
-    limited(node.capture.dial_as(&pod.netns, client, to)).await
+    limited(DialedFor::Application, node.capture.dial_as(&pod.netns, client, to)).await
 }
 
 /// An address of a name, by the system's resolver; one of the family of `like` where there is one.
@@ -54,10 +60,15 @@ pub(super) async fn resolve(host: &str, like: IpAddr) -> Result<IpAddr, Failure>
     alike.or(found.first()).copied().ok_or_else(|| failed("the name has no address".to_owned()))
 }
 
-async fn limited(connect: impl Future<Output = io::Result<TcpStream>>) -> io::Result<TcpStream> {
+async fn limited(
+    purpose: DialedFor,
+    connect: impl Future<Output = io::Result<TcpStream>>,
+) -> io::Result<TcpStream> {
+    let began = Instant::now();
     match timeout(DIAL_LIMIT, connect).await {
         Ok(result) => {
             let tcp = result?;
+            telemetry::dialed(purpose, began.elapsed());
             // Nagle would hold a small frame back until the peer's delayed ACK, up to 40 ms on Linux.
             tcp.set_nodelay(true)?;
             Ok(tcp)

@@ -8,7 +8,8 @@ use mesh::{
     identity::Spiffe,
     store::{Snapshot, Workload},
     telemetry::{
-        self, Connection, ConnectionMetrics, Failure, Party, Reason, Reporter, Security, Traffic,
+        self, Connection, ConnectionMetrics, DialedFor, Failure, Party, Reason, Reporter, Security,
+        Traffic,
     },
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::spawn_local};
@@ -200,7 +201,7 @@ async fn dialed(
         return dial::dial_application(node, pod, client.ip(), admission.dial).await;
     };
     // The header names the client, and the application listens for its own node's proxy.
-    let mut application = dial::dial(node, pod, admission.dial).await?;
+    let mut application = dial::dial(node, pod, admission.dial, DialedFor::Application).await?;
     application.write_all(&proxy_protocol::header(client, destination, Some(&ends.peer))).await?;
     Ok(application)
 }

@@ -10,6 +10,7 @@ mod failure;
 mod inbound;
 pub mod labels;
 mod live;
+mod observe;
 mod outbound;
 mod plaintext;
 mod pod;
@@ -25,6 +26,7 @@ use std::{
 use mesh::{hbone::HboneConfig, identity::Identities, store::Store};
 use tokio_util::sync::CancellationToken;
 
+pub use observe::observer;
 pub use pod::Pod;
 pub use pods::{Listing, Pods, Source};
 pub use thread::{DataThreads, StartError};

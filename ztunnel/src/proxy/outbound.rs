@@ -7,7 +7,8 @@ use mesh::{
     identity::Spiffe,
     store::{Service, Workload},
     telemetry::{
-        self, Connection, ConnectionMetrics, Failure, Party, Reason, Reporter, Security, Traffic,
+        self, Connection, ConnectionMetrics, DialedFor, Failure, Party, Reason, Reporter, Security,
+        Traffic,
     },
 };
 use tokio::net::TcpStream;
@@ -201,7 +202,9 @@ async fn forward(
     let (_registered, order) = thread.live.register(&pod.pod, None);
     let (permit, counters, note) = (route.hop.permit(), NearInitiates(metrics), CutNote::default());
     let outcome = match &route.via {
-        Via::Plain => match dial::dial(&thread.node, &pod.pod, route.dial).await {
+        Via::Plain => match dial::dial(&thread.node, &pod.pod, route.dial, DialedFor::Plaintext)
+            .await
+        {
             Ok(upstream) => hbone::relay(&permit, tcp, upstream, &counters, note.wait(order)).await,
             Err(error) => {
                 capture::reset(tcp);
@@ -242,7 +245,7 @@ async fn open(
             trace,
         ),
     };
-    let dial = async |to| dial::dial(node, &pod.pod, to).await;
+    let dial = async |to| dial::dial(node, &pod.pod, to, DialedFor::Tunnel).await;
     match pod.pool.open(&key, &credential, request, dial).await {
         Ok((stream, _answer)) => Ok(stream),
         Err(error) => Err(Failure::new(Reason::from(&error), &error)),
