@@ -33,9 +33,36 @@ pub(crate) fn demo(place: &Place, arguments: &[OsString]) -> Result<()> {
     in_testbed(place, "demo", Profile::Debug, arguments)
 }
 
-/// Measures the mesh.
+/// Measures the daemon's decisions by themselves, then the mesh. Rows named `decide-…` are decisions.
 pub(crate) fn bench(place: &Place, arguments: &[OsString]) -> Result<()> {
-    in_testbed(place, "bench", Profile::Release, arguments)
+    let is_decision = |argument: &&OsString| argument.to_string_lossy().starts_with("decide-");
+    let (decisions, others): (Vec<_>, Vec<_>) = arguments.iter().partition(is_decision);
+    let asks_help =
+        others.iter().any(|argument| ["--help", "-h"].contains(&&*argument.to_string_lossy()));
+    if !decisions.is_empty() || (!names_rows(&others) && !asks_help) {
+        let bench = ["bench", "--package", "ztunnel", "--bench", "decisions", "--"];
+        run(cargo(place).args(bench).args(&decisions))?;
+    }
+    if decisions.is_empty() || names_rows(&others) {
+        let others: Vec<OsString> = others.into_iter().cloned().collect();
+        in_testbed(place, "bench", Profile::Release, &others)?;
+    }
+    Ok(())
+}
+
+/// Whether one of the bench's arguments is a row, and not an option or its value.
+fn names_rows(arguments: &[&OsString]) -> bool {
+    let mut before = None;
+    arguments.iter().any(|argument| {
+        let argument = argument.to_string_lossy();
+        let is_option = |text: &str| text.starts_with('-');
+        let is_value = before
+            .as_deref()
+            .is_some_and(|before: &str| is_option(before) && !before.contains('='));
+        let is_row = !is_option(&argument) && !is_value;
+        before = Some(argument.into_owned());
+        is_row
+    })
 }
 
 /// Runs the tests of all crates. The binaries come first: end-to-end tests run them.
