@@ -12,6 +12,10 @@ pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
 /// Type URL of [`security::Authorization`] in xDS.
 pub const AUTHORIZATION_TYPE: &str = "type.googleapis.com/istio.security.Authorization";
 
+/// An encoded `FileDescriptorSet` of every message that a client of the control plane may be sent.
+#[cfg(feature = "descriptors")]
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 #[expect(
     missing_docs,
     unreachable_pub,
