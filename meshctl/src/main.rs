@@ -7,6 +7,10 @@
 
 mod answers;
 mod ask;
+mod proto_json;
+mod record;
+mod recording;
+mod replay;
 mod show;
 mod table;
 
@@ -79,6 +83,10 @@ enum Command {
         #[arg(long)]
         to: String,
     },
+    /// Plays recorded xDS to whoever subscribes.
+    Replay(replay::Arguments),
+    /// Records what a control plane sends to one of its clients.
+    Record(record::Arguments),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -97,6 +105,8 @@ async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Status => return status(cli).await,
         Command::Explain { from, to } => return explain(cli, from, to).await,
+        Command::Replay(arguments) => return replay::run(arguments).await,
+        Command::Record(arguments) => return record::run(arguments).await,
         Command::Workloads { namespace, node } => {
             let dump = one_daemon(cli, "/config_dump").await?;
             let wanted = |entry: &Value| {

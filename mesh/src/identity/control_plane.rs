@@ -125,7 +125,10 @@ impl ServerConfig {
     }
 
     /// What to dial.
-    pub(crate) fn endpoint(&self) -> Result<Endpoint, ServerError> {
+    ///
+    /// # Errors
+    /// If the address, the roots or the name cannot be used, or a token would be sent in plain text.
+    pub fn endpoint(&self) -> Result<Endpoint, ServerError> {
         let address = if self.address.contains("://") {
             self.address.clone()
         } else {
@@ -173,7 +176,10 @@ impl ServerConfig {
     }
 
     /// The headers of a call.
-    pub(crate) fn headers(&self) -> Result<Vec<(&'static str, AsciiMetadataValue)>, ServerError> {
+    ///
+    /// # Errors
+    /// If the token cannot be read, or a header cannot carry its value.
+    pub fn headers(&self) -> Result<Vec<(&'static str, AsciiMetadataValue)>, ServerError> {
         let header = |name, value: &str| match value.parse::<AsciiMetadataValue>() {
             Ok(value) => Ok((name, value)),
             Err(source) => Err(ServerError::Header { name, source }),
