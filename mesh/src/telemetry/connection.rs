@@ -15,7 +15,7 @@ use std::{
 
 use metrics::{Counter, Gauge, Label, counter, gauge};
 
-use super::{Reason, Reporter, ResponseFlag, Traffic, access_log, duration};
+use super::{Reason, Reporter, ResponseFlag, Traffic, access_log, cap::CAP, duration};
 
 /// Label sets whose handles one thread keeps. Past it the thread forgets all of them: they are found again in the
 /// registry, which costs a few microseconds each.
@@ -59,6 +59,8 @@ pub struct TrafficMetrics {
 
 /// The handles of one set of labels.
 struct Series {
+    /// What the labels say: the connection's own ends, or `other` past the cap.
+    traffic: Traffic,
     opened: Counter,
     received: Counter,
     sent: Counter,
@@ -120,16 +122,18 @@ impl TrafficMetrics {
         if series.len() >= KEPT_LABEL_SETS {
             series.clear();
         }
-        let fresh = Rc::new(Series::register(traffic));
+        let labelled = if CAP.admits(traffic) { traffic.clone() } else { traffic.capped() };
+        let fresh = Rc::new(Series::register(labelled));
         series.insert(traffic.clone(), Rc::clone(&fresh));
         fresh
     }
 }
 
 impl Series {
-    fn register(traffic: &Traffic) -> Self {
+    fn register(traffic: Traffic) -> Self {
         let labels = traffic.labels(ResponseFlag::None);
         Self {
+            traffic,
             opened: counter!("istio_tcp_connections_opened_total", labels.iter()),
             received: counter!("istio_tcp_received_bytes_total", labels.iter()),
             sent: counter!("istio_tcp_sent_bytes_total", labels.iter()),
@@ -169,7 +173,7 @@ impl ConnectionMetrics {
         match failure {
             None => self.series.closed_well.increment(1),
             Some(failure) => {
-                let traffic = &self.connection.traffic;
+                let traffic = &self.series.traffic;
                 let labels = traffic.labels(failure.reason.response_flag());
                 counter!("istio_tcp_connections_closed_total", labels.iter()).increment(1);
                 counter!("istio_tcp_connections_failed_total", labels.iter()).increment(1);

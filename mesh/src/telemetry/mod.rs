@@ -4,6 +4,7 @@
 //! [`TrafficMetrics::open`] and, at the end, [`ConnectionMetrics::finish`]; for one that fails earlier, [`refused`].
 
 mod access_log;
+mod cap;
 mod classify;
 mod connection;
 mod duration;

@@ -11,6 +11,8 @@ use crate::identity::Spiffe;
 
 /// Stands for every value that is not known.
 const UNKNOWN: SharedString = SharedString::const_str("unknown");
+/// The value of labels past the cap.
+const OTHER: &str = "other";
 
 /// Which end of the connection reports: the node of its source, or the node of its destination.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -146,6 +148,26 @@ impl Traffic {
         labels
     }
 
+    /// What stands for it when there are too many label sets: all that names an end is `other`.
+    pub(super) fn capped(&self) -> Self {
+        let other = || Some(OTHER.into());
+        let party = || Party {
+            workload: other(),
+            namespace: other(),
+            canonical_name: other(),
+            canonical_revision: other(),
+            cluster: other(),
+            ..Party::default()
+        };
+        let service = self.service.as_ref().map(|_| ServiceName {
+            hostname: OTHER.into(),
+            namespace: OTHER.into(),
+            name: OTHER.into(),
+        });
+        let Self { reporter, security, .. } = *self;
+        Self { reporter, source: party(), destination: party(), service, security }
+    }
+
     /// The identity of `party` if this connection proves it.
     pub(super) fn proven<'a>(&self, party: &'a Party) -> Option<&'a Spiffe> {
         match self.security {
@@ -233,6 +255,15 @@ response_flags=DENY
 connection_security_policy=mutual_tls
 ";
         assert_eq!(text(&traffic(Security::MutualTls), ResponseFlag::Deny), expected);
+    }
+
+    #[test]
+    fn capped_labels_name_nobody() {
+        let text = text(&traffic(Security::MutualTls).capped(), ResponseFlag::Connect);
+        assert!(!text.contains("web") && !text.contains("cart"), "{text}");
+        assert!(text.contains("source_workload=other\n"), "{text}");
+        assert!(text.contains("destination_service=other\n"), "{text}");
+        assert!(text.contains("reporter=source\n"), "{text}");
     }
 
     #[test]
