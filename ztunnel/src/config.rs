@@ -32,10 +32,11 @@ pub struct Config {
     pub tunnels: TunnelSection,
     /// Where the daemon answers its operators.
     pub listen: ListenSection,
-    /// Data threads. `ZTUNNEL_WORKER_THREADS`, default one per CPU.
+    /// Data threads. `ZTUNNEL_WORKER_THREADS`: a number, `50%` of the CPUs, or 0 for all. Default one per CPU, at most
+    /// `ZTUNNEL_CPU_LIMIT`.
     pub threads: NonZeroUsize,
     /// How long running connections may go on after SIGTERM. `CONNECTION_TERMINATION_DEADLINE`, or five seconds
-    /// less than `TERMINATION_GRACE_PERIOD_SECONDS`, default 5 s.
+    /// less than `TERMINATION_GRACE_PERIOD_SECONDS` (one less if that is 10 s or below), default 5 s.
     pub drain_limit: Duration,
 }
 
@@ -169,7 +170,7 @@ impl Config {
             pods: from.pods(),
             tunnels: from.tunnels(),
             listen: from.listen(),
-            threads: from.parsed("ZTUNNEL_WORKER_THREADS", cpus),
+            threads: from.threads(cpus),
             drain_limit: from.drain_limit(),
         };
         if from.errors.is_empty() { Ok(config) } else { Err(from.errors) }
@@ -274,10 +275,34 @@ impl Reader<'_> {
         }
     }
 
+    /// A number, a share of the CPUs rounded up, or 0 for all of them.
+    fn threads(&mut self, cpus: NonZeroUsize) -> NonZeroUsize {
+        const NAME: &str = "ZTUNNEL_WORKER_THREADS";
+        let Some(value) = self.optional(NAME) else {
+            let quota: usize = self.parsed("ZTUNNEL_CPU_LIMIT", 0);
+            return NonZeroUsize::new(quota).map_or(cpus, |quota| quota.min(cpus));
+        };
+        let number = match value.strip_suffix('%') {
+            Some(percent) => percent
+                .parse::<usize>()
+                .ok()
+                .filter(|percent| (1..=100).contains(percent))
+                .map(|percent| (cpus.get() * percent).div_ceil(100))
+                .ok_or("a share of the CPUs is from 1% to 100%".to_owned()),
+            None => value.parse().map_err(|error: std::num::ParseIntError| error.to_string()),
+        };
+        let number = self.check(NAME, &value, number).unwrap_or_default();
+        NonZeroUsize::new(number).unwrap_or(cpus)
+    }
+
     /// What the grace period leaves after five seconds for the shutdown itself, as Istio's ztunnel reckons.
     fn drain_limit(&mut self) -> Duration {
-        let grace: u64 = self.parsed("TERMINATION_GRACE_PERIOD_SECONDS", 10);
-        let seconds = if grace > 10 { grace - 5 } else { (grace / 2).max(1) };
+        const UNSET: u64 = 0;
+        let seconds = match self.parsed("TERMINATION_GRACE_PERIOD_SECONDS", UNSET) {
+            UNSET => 5,
+            grace @ 1..=10 => (grace - 1).max(1),
+            grace => grace - 5,
+        };
         self.duration("CONNECTION_TERMINATION_DEADLINE", Duration::from_secs(seconds))
     }
 
@@ -378,16 +403,29 @@ mod tests {
     }
 
     #[test]
+    fn data_threads_are_a_number_a_share_or_all_and_within_the_cpu_limit() {
+        let threads = |settings: &[(&str, &str)]| read(settings).unwrap().threads.get();
+        assert_eq!(threads(&[]), 2);
+        assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "0")]), 2);
+        assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "7")]), 7);
+        assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "51%")]), 2);
+        assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "50%")]), 1);
+        assert_eq!(threads(&[("ZTUNNEL_CPU_LIMIT", "1")]), 1);
+        assert_eq!(threads(&[("ZTUNNEL_CPU_LIMIT", "64")]), 2);
+    }
+
+    #[test]
     fn the_grace_period_bounds_the_drain() {
         let drain = |grace| {
             read(&[("TERMINATION_GRACE_PERIOD_SECONDS", grace)]).unwrap().drain_limit.as_secs()
         };
-        assert_eq!([drain("30"), drain("11"), drain("10"), drain("1")], [25, 6, 5, 1]);
+        assert_eq!([drain("30"), drain("11"), drain("10"), drain("1")], [25, 6, 9, 1]);
     }
 
     #[test]
     fn bad_values_are_refused_by_name() {
-        check_refused("ZTUNNEL_WORKER_THREADS", "0", "number would be zero for non-zero type");
+        check_refused("ZTUNNEL_WORKER_THREADS", "-1", "invalid digit found in string");
+        check_refused("ZTUNNEL_WORKER_THREADS", "0%", "a share of the CPUs is from 1% to 100%");
         check_refused("HTTP2_FRAME_SIZE", "16777216", "at most 16777215 is allowed");
         check_refused(
             "SECRET_TTL",

@@ -9,4 +9,5 @@ pub mod daemon;
 pub mod next_hop;
 pub mod pods;
 pub mod proxy;
+pub mod proxy_config;
 pub mod sys;

@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, num::NonZeroUsize, process::ExitCode};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use mesh::telemetry::{LogConfig, LogFormat, start_log};
-use ztunnel::{capture, config::Config, daemon};
+use ztunnel::{
+    capture,
+    config::Config,
+    daemon,
+    proxy_config::{MESH_FILE, layered},
+};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -41,7 +46,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
-    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    let environment = layered(std::env::vars().collect(), mesh_file()?.as_deref())?;
     let config = read(&environment)?;
     match command {
         Command::Uninstall => {
@@ -63,6 +68,15 @@ fn run(command: Command) -> anyhow::Result<()> {
             log.flush();
             result
         }
+    }
+}
+
+/// The mesh's settings, where they are mounted.
+fn mesh_file() -> anyhow::Result<Option<String>> {
+    match std::fs::read_to_string(MESH_FILE) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(MESH_FILE),
     }
 }
 
