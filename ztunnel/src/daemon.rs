@@ -260,6 +260,7 @@ fn handles(
                 Vec::new()
             })
         }),
+        runtimes: pods.runtimes(),
         readiness: readiness.clone(),
         drain: node.draining.clone(),
         config: serde_json::to_value(config).unwrap_or_default(),

@@ -6,6 +6,7 @@
 mod config_dump;
 mod connections;
 mod explain;
+mod gauges;
 mod http;
 mod profile;
 mod readiness;
@@ -26,7 +27,7 @@ use mesh::{
     xds::XdsStatus,
 };
 use serde::Serialize;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, runtime::RuntimeMetrics, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 pub use connections::{ConnectionTable, Direction, Listed, OpenConnection, Protocol};
@@ -54,6 +55,8 @@ pub struct Handles {
     pub metrics: Metrics,
     /// Counters of the capture programs, added to the metrics when they are scraped.
     pub capture_counters: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+    /// The data threads' runtimes.
+    pub runtimes: Vec<RuntimeMetrics>,
     /// What the daemon still waits for.
     pub readiness: Readiness,
     /// Cancelled by `/quitquitquit`.

@@ -12,6 +12,7 @@ use super::{
     Handles, OpenConnection,
     config_dump::ConfigDump,
     explain::Question,
+    gauges,
     http::{Request, Response, html, json, respond, text},
 };
 
@@ -51,9 +52,7 @@ pub(super) fn admin(handles: &Handles, request: &Request) -> Response {
 pub(super) fn stats(handles: &Handles, request: &Request) -> Response {
     match (&request.method, request.path.as_str()) {
         (&Method::GET, "/metrics" | "/stats/prometheus") => {
-            for (event, count) in (handles.capture_counters)() {
-                metrics::counter!("aquifer_capture_total", "event" => event).absolute(count);
-            }
+            gauges::record(handles);
             let form = Exposition::accepted(request.accept());
             respond(StatusCode::OK, form.content_type(), handles.metrics.render(form).into())
         }

@@ -66,6 +66,7 @@ impl Fixture {
             log,
             metrics,
             capture_counters: Box::new(|| vec![("captured", 7)]),
+            runtimes: vec![tokio::runtime::Handle::current().metrics()],
             readiness,
             drain: CancellationToken::new(),
             config: serde_json::json!({ "network": "" }),
@@ -182,7 +183,15 @@ async fn metrics_are_served_under_both_names_with_the_captures_counters() {
         let (status, body) = ask(fixture.stats, "GET", path).await;
         assert_eq!(status, 200);
         assert!(body.contains("aquifer_capture_total{event=\"captured\"} 7"), "{body}");
-        assert!(body.contains("process_open_fds"), "{body}");
+        for metric in [
+            "process_open_fds",
+            "workload_manager_active_proxy_count 1",
+            "workload_manager_pending_proxy_count 0",
+            "tokio_num_workers 1",
+            "tokio_worker_park_total{worker=\"0\"}",
+        ] {
+            assert!(body.contains(metric), "no {metric} in {body}");
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use std::{
 };
 
 use mesh::identity::Spiffe;
-use tokio::sync::watch;
+use metrics::counter;
+use tokio::{runtime::RuntimeMetrics, sync::watch};
 
 use self::wanted::Wanted;
 use super::{DataThreads, Node, Pod, thread::ThreadListeners};
@@ -124,6 +125,11 @@ impl Pods {
         self.threads.join();
     }
 
+    /// What the data threads' runtimes do.
+    pub fn runtimes(&self) -> Vec<RuntimeMetrics> {
+        self.threads.runtimes()
+    }
+
     fn list(&self) {
         let (served, refused) = (self.served.borrow(), self.refused.borrow());
         let pending = refused.iter().map(|(uid, refused)| (uid.clone(), refused.wanted.status()));
@@ -215,8 +221,9 @@ impl Pods {
         let sources = former.as_ref().map_or_else(Vec::new, |former| former.sources.clone());
         self.served.borrow_mut().insert(pod.uid.clone(), Served { pod: pod.clone(), sources });
         self.name_source(&pod.uid, source);
-        if let Some(former) = former {
-            former.pod.removed.cancel();
+        match former {
+            Some(former) => former.pod.removed.cancel(),
+            None => counter!("workload_manager_proxies_started_total").increment(1),
         }
         Ok(())
     }
@@ -272,6 +279,7 @@ impl Pods {
         let Some(served) = self.served.borrow_mut().remove(uid) else { return };
         self.withdraw(uid, served.pod.netns.cookie());
         served.pod.removed.cancel();
+        counter!("workload_manager_proxies_stopped_total").increment(1);
         self.list();
         self.forget_unused(&served.pod);
         tracing::info!(%uid, pod = %served.pod.name, namespace = %served.pod.namespace, "pod released");

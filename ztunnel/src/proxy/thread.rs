@@ -20,7 +20,7 @@ use std::{
 use mesh::{hbone::Pool, policy, telemetry::TrafficMetrics};
 use tokio::{
     net::{TcpListener, TcpStream},
-    runtime::LocalOptions,
+    runtime::{LocalOptions, RuntimeMetrics},
     sync::mpsc,
     task::spawn_local,
 };
@@ -56,6 +56,7 @@ pub(super) struct Stuck {
 pub struct DataThreads {
     handles: Arc<[Handle]>,
     joins: Mutex<Vec<JoinHandle<()>>>,
+    runtimes: Vec<RuntimeMetrics>,
 }
 
 /// What others hold of a thread.
@@ -110,14 +111,20 @@ impl DataThreads {
             })
             .unzip();
         let handles: Arc<[Handle]> = handles.into();
-        let joins = queues
+        let started = queues
             .into_iter()
             .enumerate()
             .map(|(index, queue)| {
                 start(node, &handles, index, queue).map_err(|source| StartError { index, source })
             })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { handles, joins: Mutex::new(joins) })
+            .collect::<Result<Vec<_>, _>>()?;
+        let (joins, runtimes) = started.into_iter().unzip();
+        Ok(Self { handles, joins: Mutex::new(joins), runtimes })
+    }
+
+    /// What their runtimes do.
+    pub fn runtimes(&self) -> Vec<RuntimeMetrics> {
+        self.runtimes.clone()
     }
 
     /// How many there are.
@@ -154,7 +161,7 @@ fn start(
     all: &Arc<[Handle]>,
     index: usize,
     queue: mpsc::Receiver<Order>,
-) -> io::Result<JoinHandle<()>> {
+) -> io::Result<(JoinHandle<()>, RuntimeMetrics)> {
     let (node, all) = (node.clone(), all.clone());
     // The runtime belongs to its thread, so whether there is one is told from there.
     let (tell, told) = std::sync::mpsc::sync_channel(1);
@@ -167,7 +174,7 @@ fn start(
             Ok(runtime) => runtime,
             Err(error) => return drop(tell.send(Err(error))),
         };
-        let _ = tell.send(Ok(()));
+        let _ = tell.send(Ok(runtime.metrics()));
         let thread = Rc::new(DataThread {
             node,
             metrics: TrafficMetrics::new(),
@@ -179,8 +186,9 @@ fn start(
         runtime.block_on(thread.run(queue));
         // Connections that did not end in time are dropped with the runtime.
     })?;
-    told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
-    Ok(join)
+    let runtime =
+        told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
+    Ok((join, runtime))
 }
 
 impl DataThread {
