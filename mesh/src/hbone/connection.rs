@@ -11,7 +11,10 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, client, server};
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, Sleep},
+};
 
 use super::{
     HboneConfig,
@@ -42,10 +45,10 @@ const OWN_RESETS: usize = 200;
 pub(super) const STREAMS_BEFORE_SETTINGS: usize = 1;
 
 /// Begins HTTP/2 as the client.
-pub(super) async fn client(
+pub(super) async fn client<L: AsyncRead + AsyncWrite + Unpin>(
     config: &HboneConfig,
-    transport: Transport,
-) -> Result<(client::SendRequest<Bytes>, client::Connection<Transport, Bytes>), h2::Error> {
+    transport: Transport<L>,
+) -> Result<(client::SendRequest<Bytes>, client::Connection<Transport<L>, Bytes>), h2::Error> {
     client::Builder::new()
         .enable_push(false)
         .initial_window_size(config.stream_window_bytes)

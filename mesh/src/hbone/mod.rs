@@ -8,9 +8,11 @@
 
 mod authority;
 mod buffers;
+mod channel;
 mod client;
 mod config;
 mod connection;
+mod inner;
 mod keepalive;
 mod observer;
 mod open_error;
@@ -29,6 +31,7 @@ mod turn;
 
 pub use authority::{Authority, BadAuthority, HostName};
 pub use config::HboneConfig;
+pub use inner::{Inner, open_inner};
 pub use observer::{Handshaken, Observer, Role, SampledSocket};
 pub use open_error::OpenError;
 pub use outcome::{Abort, AbortSignal, ByteCounters, Ended, Outcome, Side};

@@ -136,7 +136,7 @@ impl Pool {
 }
 
 /// A CONNECT has an authority and neither scheme nor path (RFC 9113 §8.5).
-fn http_request(request: ConnectRequest) -> Request<()> {
+pub(super) fn http_request(request: ConnectRequest) -> Request<()> {
     let uri = Uri::try_from(request.authority.to_string())
         .expect("an address or a DNS name with a port: the type guarantees it");
     let mut http = Request::new(());

@@ -1,6 +1,6 @@
-//! Mutual TLS over one TCP connection.
+//! Mutual TLS over one TCP connection, or over a stream of a tunnel.
 //!
-//! In: a connected socket and an identity's TLS configuration. Out: a [`Transport`] whose handshake is done. Which
+//! In: a connected socket, or what stands for one, and an identity's TLS configuration. Out: a [`Transport`] whose handshake is done. Which
 //! identity the peer has is for the caller to judge.
 
 use std::{
@@ -34,9 +34,9 @@ const SEALED_BYTES: usize = 256 * 1024;
 /// Ciphertext read before the streams that it is for get to run, while it is still in the core's cache.
 const TURN_BYTES: usize = 256 * 1024;
 
-/// TLS below HTTP/2.
-pub(super) struct Transport {
-    tls: TlsStream<Socket>,
+/// TLS below HTTP/2, on TCP or on what `L` is.
+pub(super) struct Transport<L = Socket> {
+    tls: TlsStream<L>,
     witness: Rc<Witness>,
 }
 
@@ -49,6 +49,11 @@ pub(super) struct Witness {
 }
 
 impl Witness {
+    /// The peer has sent something.
+    pub(super) fn hear(&self) {
+        self.heard.set(true);
+    }
+
     /// Whether the peer has sent anything since this was last asked.
     pub(super) fn heard(&self) -> bool {
         self.heard.replace(false)
@@ -73,15 +78,10 @@ impl Transport {
         config: Arc<ClientConfig>,
         observer: Observer,
     ) -> io::Result<Self> {
-        let began = Instant::now();
         let witness = Rc::default();
         let socket = Socket::new(tcp, &witness, observer, Role::Client)?;
         let name = ServerName::IpAddress(dial.ip().into());
-        let mut stream = TlsConnector::from(config).connect(name, socket).await?;
-        let tls = stream.get_mut().1;
-        tls.set_buffer_limit(Some(SEALED_BYTES));
-        (observer.handshaken)(handshaken(tls, Role::Client, began));
-        Ok(Self { tls: stream.into(), witness })
+        Self::connect_over(socket, name, config, witness, observer).await
     }
 
     /// Accepts as a server.
@@ -97,6 +97,24 @@ impl Transport {
         let tls = stream.get_mut().1;
         tls.set_buffer_limit(Some(SEALED_BYTES));
         (observer.handshaken)(handshaken(tls, Role::Server, began));
+        Ok(Self { tls: stream.into(), witness })
+    }
+}
+
+impl<L: AsyncRead + AsyncWrite + Unpin> Transport<L> {
+    /// Connects as a client over `lower`. The name is the key of the session cache; it is never sent.
+    pub(super) async fn connect_over(
+        lower: L,
+        name: ServerName<'static>,
+        config: Arc<ClientConfig>,
+        witness: Rc<Witness>,
+        observer: Observer,
+    ) -> io::Result<Self> {
+        let began = Instant::now();
+        let mut stream = TlsConnector::from(config).connect(name, lower).await?;
+        let tls = stream.get_mut().1;
+        tls.set_buffer_limit(Some(SEALED_BYTES));
+        (observer.handshaken)(handshaken(tls, Role::Client, began));
         Ok(Self { tls: stream.into(), witness })
     }
 
@@ -125,7 +143,7 @@ fn handshaken<D>(tls: &rustls::ConnectionCommon<D>, role: Role, began: Instant) 
     }
 }
 
-impl AsyncRead for Transport {
+impl<L: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<L> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -140,7 +158,7 @@ impl AsyncRead for Transport {
     }
 }
 
-impl AsyncWrite for Transport {
+impl<L: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<L> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -174,7 +192,7 @@ impl AsyncWrite for Transport {
 ///
 /// rustls asks for 4 KiB at a time, which would be a system call for each. What it has not taken yet waits in a buffer
 /// of the thread, which goes back when it is empty: before every wait.
-struct Socket {
+pub(super) struct Socket {
     tcp: TcpStream,
     unread: Option<Unread>,
     witness: Rc<Witness>,
@@ -222,7 +240,7 @@ impl Socket {
         }
         let mut buffer = Buffer::take();
         let end = ready!(socket::poll_read(&self.tcp, cx, &mut buffer))?;
-        self.witness.heard.set(true);
+        self.witness.hear();
         if self.witness.sample_due.take() {
             self.sample();
         }

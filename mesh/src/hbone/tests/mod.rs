@@ -2,6 +2,7 @@
 
 mod copying;
 mod hostile;
+mod inner;
 mod opening;
 mod pooling;
 
