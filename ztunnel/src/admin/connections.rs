@@ -68,6 +68,8 @@ pub enum Protocol {
     Tcp,
     /// In a tunnel.
     Hbone,
+    /// In a tunnel inside a tunnel, to another network.
+    DoubleHbone,
 }
 
 /// An entry; dropping it takes the connection out.
@@ -93,6 +95,7 @@ impl Protocol {
         match self {
             Self::Tcp => "TCP",
             Self::Hbone => "HBONE",
+            Self::DoubleHbone => "DOUBLEHBONE",
         }
     }
 }

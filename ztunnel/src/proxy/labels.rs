@@ -102,6 +102,13 @@ pub struct Trace {
     pub span: u64,
 }
 
+impl Trace {
+    /// A fresh one.
+    pub fn random() -> Self {
+        Self { trace: rand::random(), span: rand::random() }
+    }
+}
+
 impl std::fmt::Display for Trace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // All zeros is invalid (Trace Context §3.2.2.3).

@@ -3,6 +3,7 @@
 //! One [`DataThreads`] per daemon; each thread accepts, decides, dials and copies by itself. [`Pods`] is what sources
 //! of pods speak to.
 
+mod across;
 mod counters;
 mod credential;
 mod dial;

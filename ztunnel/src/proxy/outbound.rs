@@ -4,7 +4,7 @@ use std::{net::SocketAddr, os::fd::AsFd, rc::Rc, sync::Arc};
 
 use mesh::{
     hbone::{self, Authority, ConnectRequest, PoolKey, Side, Stream},
-    identity::Spiffe,
+    identity::{Credential, Spiffe},
     store::{Service, Workload},
     telemetry::{
         self, Connection, ConnectionMetrics, DialedFor, Failure, Party, Reason, Reporter, Security,
@@ -14,6 +14,7 @@ use mesh::{
 use tokio::net::TcpStream;
 
 use super::{
+    across::{self, Across},
     counters::NearInitiates,
     credential::credential,
     dial, failure,
@@ -28,21 +29,29 @@ use crate::{
 };
 
 /// A decided connection.
-struct Route {
-    source: Arc<Workload>,
+pub(super) struct Route {
+    pub(super) source: Arc<Workload>,
     client: SocketAddr,
-    dial: SocketAddr,
+    pub(super) dial: SocketAddr,
     via: Via,
     /// The next hop, where it is a workload.
     destination: Option<Arc<Workload>>,
     service: Option<Arc<Service>>,
-    hop: NextHop,
+    pub(super) hop: NextHop,
+    trace: Trace,
 }
 
 /// How the next hop is reached.
 enum Via {
     Plain,
-    Tunnel { authority: HboneAddr, expect: Arc<[Spiffe]> },
+    Tunnel(OneTunnel),
+    Across(Across),
+}
+
+/// One tunnel to the next hop.
+struct OneTunnel {
+    authority: HboneAddr,
+    expect: Arc<[Spiffe]>,
 }
 
 /// Serves one accepted connection to its end.
@@ -62,7 +71,6 @@ pub(super) async fn serve(
         Ok(route) => route,
         Err(failure) => return refuse(Reporter::Source, tcp, client, original, &failure),
     };
-    let metrics = thread.metrics.open(route.connection());
     let _listed = thread.node.connections.open(OpenConnection {
         pod: pod.pod.uid.clone(),
         direction: Direction::Outbound,
@@ -71,11 +79,18 @@ pub(super) async fn serve(
         actual_destination: route.dial,
         protocol: match route.via {
             Via::Plain => Protocol::Tcp,
-            Via::Tunnel { .. } => Protocol::Hbone,
+            Via::Tunnel(_) => Protocol::Hbone,
+            Via::Across(_) => Protocol::DoubleHbone,
         },
         peer: route.expected().cloned(),
     });
-    let result = forward(&thread, &pod, tcp, &route, &metrics).await;
+    let tunnel = match &route.via {
+        Via::Across(across) => return across::serve(&thread, &pod, tcp, &route, across).await,
+        Via::Tunnel(tunnel) => Some(tunnel),
+        Via::Plain => None,
+    };
+    let metrics = thread.metrics.open(route.connection());
+    let result = forward(&thread, &pod, tcp, &route, tunnel, &metrics).await;
     metrics.finish(result);
 }
 
@@ -143,36 +158,54 @@ impl Route {
                 (dial, Via::Plain, Some(workload), service)
             }
             NextHop::Direct { dial, authority, expect, workload, service } => {
-                (dial, Via::Tunnel { authority, expect }, Some(workload), service)
+                (dial, Via::Tunnel(OneTunnel { authority, expect }), Some(workload), service)
             }
             NextHop::Waypoint { dial, authority, expect, waypoint, service } => {
-                (dial, Via::Tunnel { authority, expect }, Some(waypoint), service)
+                (dial, Via::Tunnel(OneTunnel { authority, expect }), Some(waypoint), service)
             }
-            NextHop::Across { target, .. } => {
-                let error = format!("{} is on network `{}`", target.uid, target.network);
-                return Err(Failure { reason: Reason::OtherNetwork, error });
+            NextHop::Across { dial, authority, expect, behind, gateway, service, target: _ } => {
+                let across = Across { gateway: gateway.clone(), authority, expect, behind };
+                (dial, Via::Across(across), Some(gateway), service)
             }
             NextHop::Unresolved(unresolved) => {
                 let error = format!("{} stands for another name", unresolved.host);
                 return Err(Failure { reason: Reason::DialFailed, error });
             }
         };
-        Ok(Self { source, client, dial, via, destination, service, hop })
+        let trace = Trace::random();
+        Ok(Self { source, client, dial, via, destination, service, hop, trace })
     }
 
     fn expected(&self) -> Option<&Spiffe> {
         match &self.via {
             Via::Plain => None,
-            Via::Tunnel { expect, .. } => expect.first(),
+            Via::Tunnel(OneTunnel { expect, .. }) | Via::Across(Across { expect, .. }) => {
+                expect.first()
+            }
         }
     }
 
-    fn connection(&self) -> Connection {
+    /// Whose tunnels it may share.
+    pub(super) fn pool_key(&self, credential: &Credential, expect: &Arc<[Spiffe]>) -> PoolKey {
+        PoolKey { source: credential.spiffe().clone(), expected: expect.clone(), dial: self.dial }
+    }
+
+    /// What a tunnel for this connection is asked.
+    pub(super) fn request(&self, authority: Authority) -> ConnectRequest {
+        let service = self.service.as_deref();
+        let headers = labels::request_headers(&self.source, self.client, service, self.trace);
+        ConnectRequest { authority, headers }
+    }
+
+    /// What is recorded of it.
+    pub(super) fn connection(&self) -> Connection {
+        let tunnel = |authority: &dyn std::fmt::Display| {
+            (Security::MutualTls, self.source.identity(), Some(authority.to_string().into()))
+        };
         let (security, source_name, authority) = match &self.via {
             Via::Plain => (Security::Plaintext, None, None),
-            Via::Tunnel { authority, .. } => {
-                (Security::MutualTls, self.source.identity(), Some(authority.to_string().into()))
-            }
+            Via::Tunnel(OneTunnel { authority, .. }) => tunnel(authority),
+            Via::Across(Across { authority, .. }) => tunnel(authority),
         };
         Connection {
             traffic: Traffic {
@@ -197,23 +230,20 @@ async fn forward(
     pod: &Rc<LocalPod>,
     tcp: TcpStream,
     route: &Route,
+    tunnel: Option<&OneTunnel>,
     metrics: &ConnectionMetrics,
 ) -> Result<(), Failure> {
     let (_registered, order) = thread.live.register(&pod.pod, None);
     let (permit, counters, note) = (route.hop.permit(), NearInitiates(metrics), CutNote::default());
-    let outcome = match &route.via {
-        Via::Plain => match dial::dial(&thread.node, &pod.pod, route.dial, DialedFor::Plaintext)
-            .await
-        {
+    let outcome = match tunnel {
+        None => match dial::dial(&thread.node, &pod.pod, route.dial, DialedFor::Plaintext).await {
             Ok(upstream) => hbone::relay(&permit, tcp, upstream, &counters, note.wait(order)).await,
             Err(error) => {
                 capture::reset(tcp);
                 return Err(failure::dial(route.dial, &error));
             }
         },
-        Via::Tunnel { authority, expect } => match open(thread, pod, route, *authority, expect)
-            .await
-        {
+        Some(tunnel) => match open(thread, pod, route, tunnel).await {
             Ok(stream) => hbone::splice(&permit, tcp, stream, &counters, note.wait(order)).await,
             Err(failure) => {
                 capture::reset(tcp);
@@ -228,23 +258,12 @@ async fn open(
     thread: &Rc<DataThread>,
     pod: &Rc<LocalPod>,
     route: &Route,
-    authority: HboneAddr,
-    expect: &Arc<[Spiffe]>,
+    tunnel: &OneTunnel,
 ) -> Result<Stream, Failure> {
     let node = &thread.node;
     let credential = credential(node, &pod.pod, &route.source).await?;
-    let key =
-        PoolKey { source: credential.spiffe().clone(), expected: expect.clone(), dial: route.dial };
-    let trace = Trace { trace: rand::random(), span: rand::random() };
-    let request = ConnectRequest {
-        authority: Authority::Address(authority.get()),
-        headers: labels::request_headers(
-            &route.source,
-            route.client,
-            route.service.as_deref(),
-            trace,
-        ),
-    };
+    let key = route.pool_key(&credential, &tunnel.expect);
+    let request = route.request(Authority::Address(tunnel.authority.get()));
     let dial = async |to| dial::dial(node, &pod.pod, to, DialedFor::Tunnel).await;
     match pod.pool.open(&key, &credential, request, dial).await {
         Ok((stream, _answer)) => Ok(stream),
