@@ -25,6 +25,8 @@ mod policy;
 mod privilege;
 #[path = "mesh/shop.rs"]
 mod shop;
+#[path = "mesh/telemetry.rs"]
+mod telemetry;
 #[path = "mesh/topology.rs"]
 mod topology;
 #[path = "mesh/traffic.rs"]
