@@ -43,3 +43,13 @@ fn authorization_decode() {
 fn policy_match() {
     run("policy_match", targets::policy_match);
 }
+
+#[test]
+fn baggage() {
+    run("baggage", targets::baggage);
+}
+
+#[test]
+fn proxy_v2() {
+    run("proxy_v2", targets::proxy_v2);
+}

@@ -25,6 +25,17 @@ pub struct Local<'a> {
     pub workload: &'a Workload,
     /// The address the tunnel was dialed at.
     pub ip: IpAddr,
+    /// Where its application is dialed if it wants to be told who comes.
+    pub announced: AnnouncedAt,
+}
+
+/// Where an application is dialed that is told by a PROXY protocol header who comes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AnnouncedAt {
+    /// The loopback address, of the family of the pod's.
+    Loopback,
+    /// The pod's own address, as the client.
+    Pod,
 }
 
 /// Where an admitted tunnel goes.
@@ -131,8 +142,7 @@ pub fn admit(
         }
         Authority::Host { name, port } => {
             let (name, port) = (name.as_str(), *port);
-            let service = snapshot
-                .service_by_host(name, &local.workload.namespace)
+            let service = service_by_host(snapshot, local, name)
                 .ok_or_else(|| Refusal::UnknownHost { host: name.into() })?;
             let target = port_of(snapshot, local, service, port)?;
             admission(local, target, Some(service.clone()), || {
@@ -169,6 +179,22 @@ fn leads_to(snapshot: &Snapshot, gateway: &GatewayAddress, local: Local<'_>) -> 
         }
         None => false,
     }
+}
+
+/// The service of that name that the pod is an endpoint of; if there is none, the one that the pod itself would mean.
+/// Several namespaces may have a service of one name.
+fn service_by_host<'a>(
+    snapshot: &'a Snapshot,
+    local: Local<'_>,
+    name: &str,
+) -> Option<&'a Arc<Service>> {
+    let meant = snapshot.service_by_host(name, &local.workload.namespace)?;
+    if local.workload.membership(&meant.key).is_some() {
+        return Some(meant);
+    }
+    let is_named = |key: &str| key.split_once('/').is_some_and(|(_, host)| host == name);
+    let mut memberships = local.workload.services.iter().filter(|one| is_named(&one.service));
+    memberships.find_map(|one| snapshot.service(&one.service)).or(Some(meant))
 }
 
 /// The application's port for a port of a service: the endpoint's own word comes before the service's.
@@ -212,11 +238,12 @@ fn admission(
     match tunnel.map(|tunnel| tunnel.protocol) {
         Some(AppTunnelProtocol::Proxy) => {
             // The header tells who the source is, so the application need not be dialed at the pod's address.
-            let loopback: IpAddr = match local.ip {
-                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            let ip = match (local.announced, local.ip) {
+                (AnnouncedAt::Loopback, IpAddr::V4(_)) => Ipv4Addr::LOCALHOST.into(),
+                (AnnouncedAt::Loopback, IpAddr::V6(_)) => Ipv6Addr::LOCALHOST.into(),
+                (AnnouncedAt::Pod, ip) => ip,
             };
-            let dial = SocketAddr::new(loopback, port);
+            let dial = SocketAddr::new(ip, port);
             Ok(Admission { authorize, dial, proxy_header: Some(asked_for()?), service })
         }
         Some(AppTunnelProtocol::None) | None => {

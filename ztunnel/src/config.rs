@@ -126,6 +126,12 @@ pub struct TunnelSection {
     pub streams_per_tunnel: NonZeroU32,
     /// An unused tunnel is closed after this long. `POOL_UNUSED_RELEASE_TIMEOUT`, default 5 min.
     pub idle_limit: Duration,
+    /// Whether tunnels' answers describe the destination and requests' descriptions of the source are read, for
+    /// telemetry. `ENABLE_RESPONSE_BAGGAGE`, default true.
+    pub baggage: bool,
+    /// Whether an application that wants a PROXY protocol header is dialed on the loopback address, and not at the
+    /// pod's as the client. `LOCALHOST_APP_TUNNEL`, default true.
+    pub announce_on_loopback: bool,
 }
 
 /// Where the daemon answers its operators.
@@ -259,6 +265,8 @@ impl Reader<'_> {
                 window_limit,
             ),
             idle_limit: self.duration("POOL_UNUSED_RELEASE_TIMEOUT", Duration::from_secs(300)),
+            baggage: self.parsed("ENABLE_RESPONSE_BAGGAGE", true),
+            announce_on_loopback: self.parsed("LOCALHOST_APP_TUNNEL", true),
         }
     }
 

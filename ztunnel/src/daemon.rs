@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{Addresses, ConnectionTable, Handles, Readiness, Servers},
+    admission::AnnouncedAt,
     capture::{Capture, CaptureConfig},
     config::{Config, ControlPlaneConfig},
     pods::{
@@ -81,6 +82,11 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
         identities: identities(config),
         capture,
         hbone: tunnels(config),
+        baggage: config.tunnels.baggage,
+        announced: match config.tunnels.announce_on_loopback {
+            true => AnnouncedAt::Loopback,
+            false => AnnouncedAt::Pod,
+        },
         drain_limit: config.drain_limit,
         connections: ConnectionTable::new(),
         draining: CancellationToken::new(),

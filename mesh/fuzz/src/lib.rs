@@ -10,10 +10,11 @@ use std::{
 };
 
 use mesh::{
-    hbone::Authority,
+    hbone::{Authority, proxy_header},
     identity::Spiffe,
     policy::{self, Action, Connection, Denied, Destination, Policies, Policy},
     store::{Found, Store, Update},
+    telemetry::read_baggage,
 };
 use prost::Message;
 use proto::{security::Authorization, workload::Address};
@@ -32,6 +33,65 @@ pub fn authority(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
     let Ok(authority) = Authority::parse(text) else { return };
     assert_eq!(Authority::parse(&authority.to_string()), Ok(authority));
+}
+
+/// Whatever a peer says of itself, no label of it is empty or longer than any name, and its certificate is not its word.
+pub fn baggage(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let party = read_baggage(text.lines());
+    assert!(party.principal.is_none());
+    let texts = [
+        &party.workload,
+        &party.namespace,
+        &party.canonical_name,
+        &party.canonical_revision,
+        &party.cluster,
+        &party.region,
+        &party.zone,
+    ];
+    for value in texts.into_iter().flatten() {
+        assert!((1..=253).contains(&value.len()) && !value.contains([',', '=', ';']), "{value}");
+    }
+}
+
+/// A PROXY protocol header is read, by the letter of its specification, as what it was made of.
+pub fn proxy_v2(bytes: &[u8]) {
+    let Some((head, name)) = bytes.split_at_checked(38) else { return };
+    let ip = |six: bool, at: &[u8]| match six {
+        true => IpAddr::from(<[u8; 16]>::try_from(at).expect("16 bytes")),
+        false => IpAddr::from(<[u8; 4]>::try_from(&at[..4]).expect("4 bytes")),
+    };
+    let port = |at: &[u8]| u16::from_be_bytes([at[0], at[1]]);
+    let client = SocketAddr::new(ip(head[0] % 2 == 1, &head[2..18]), port(&head[18..20]));
+    let to = SocketAddr::new(ip(head[1] % 2 == 1, &head[20..36]), port(&head[36..38]));
+    let peer = str::from_utf8(name).ok().and_then(|name| Spiffe::parse(name).ok());
+    let header = proxy_header(client, to, peer.as_ref());
+
+    assert_eq!(header[..12], *b"\r\n\r\n\0\r\nQUIT\n");
+    assert_eq!(header[12], 0x21, "version 2, PROXY");
+    assert_eq!(usize::from(port(&header[14..])), header.len() - 16);
+    let (length, six) = match header[13] {
+        0x11 => (4, false),
+        0x21 => (16, true),
+        other => panic!("neither TCP over IPv4 nor over IPv6: {other:#x}"),
+    };
+    let body = &header[16..];
+    let (addresses, values) = body.split_at(2 * length + 4);
+    let found = |at: usize, port_at: usize| {
+        let ip = ip(six, &addresses[at..at + length]).to_canonical();
+        SocketAddr::new(ip, port(&addresses[port_at..]))
+    };
+    let canonical = |addr: SocketAddr| SocketAddr::new(addr.ip().to_canonical(), addr.port());
+    assert_eq!(found(0, 2 * length), canonical(client));
+    assert_eq!(found(length, 2 * length + 2), canonical(to));
+    match peer {
+        None => assert!(values.is_empty()),
+        Some(peer) => {
+            assert_eq!(values[0], 0xd0);
+            assert_eq!(usize::from(port(&values[1..])), values.len() - 3);
+            assert_eq!(&values[3..], peer.as_str().as_bytes());
+        }
+    }
 }
 
 /// A workload or service that is accepted is found by its name and addresses, and gone once it is removed.

@@ -23,7 +23,7 @@ pub(super) fn complete(connection: &Connection, ended: &Ended<'_>) {
     // The level is part of a callsite, so a good and a bad end have one each.
     macro_rules! line {
         ($level:ident $(, $($failure:tt)+)?) => {{
-            let Connection { traffic, source, destination, hbone_authority } = connection;
+            let Connection { traffic, source, destination, hbone_authority, trace } = connection;
             tracing::$level!(
                 target: "access",
                 {
@@ -39,6 +39,7 @@ pub(super) fn complete(connection: &Connection, ended: &Ended<'_>) {
                     dst.namespace = traffic.destination.namespace.as_deref(),
                     dst.identity = traffic.proven(&traffic.destination).map(quoted),
                     dst.cluster = traffic.destination.cluster.as_deref(),
+                    trace.id = trace.map(hex),
                     direction = traffic.reporter.direction(),
                     bytes_sent = ended.bytes_sent,
                     bytes_recv = ended.bytes_recv,
@@ -57,7 +58,7 @@ pub(super) fn complete(connection: &Connection, ended: &Ended<'_>) {
 
 /// A connection is opened for forwarding.
 pub(super) fn opened(connection: &Connection) {
-    let Connection { traffic, source, destination, hbone_authority } = connection;
+    let Connection { traffic, source, destination, hbone_authority, trace } = connection;
     tracing::debug!(
         target: "access",
         {
@@ -69,6 +70,7 @@ pub(super) fn opened(connection: &Connection) {
             dst.service = traffic.service.as_ref().map(|service| &*service.hostname),
             dst.workload = traffic.destination.workload.as_deref(),
             dst.namespace = traffic.destination.namespace.as_deref(),
+            trace.id = trace.map(hex),
             direction = traffic.reporter.direction(),
         },
         "connection opened"
@@ -93,6 +95,11 @@ pub(super) fn failed(
         },
         "connection failed"
     );
+}
+
+/// A trace's id, as headers have it.
+fn hex(trace: u128) -> String {
+    format!("{trace:032x}")
 }
 
 /// A value the log shows in quotes, as it shows plain strings.
@@ -135,6 +142,7 @@ mod tests {
             source: "10.0.0.1:4000".parse().unwrap(),
             destination: "10.0.0.2:15008".parse().unwrap(),
             hbone_authority: Some("10.0.0.2:8080".into()),
+            trace: Some(0xabc),
         }
     }
 
@@ -154,6 +162,7 @@ mod tests {
             dst.addr=10.0.0.2:15008 dst.hbone_addr=10.0.0.2:8080 \
             dst.service=\"cart.shop.svc.cluster.local\" dst.workload=\"cart\" dst.namespace=\"shop\" \
             dst.identity=\"spiffe://cluster.local/ns/shop/sa/cart\" dst.cluster=\"Kubernetes\" \
+            trace.id=\"00000000000000000000000000000abc\" \
             direction=\"outbound\" bytes_sent=1 bytes_recv=2 duration=\"7ms\"";
         assert_eq!(line(Security::MutualTls, None), expected);
     }

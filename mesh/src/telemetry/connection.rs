@@ -32,6 +32,8 @@ pub struct Connection {
     pub destination: SocketAddr,
     /// The `:authority` of its tunnel.
     pub hbone_authority: Option<Arc<str>>,
+    /// The id that the records of both nodes share (W3C Trace Context), where one is known.
+    pub trace: Option<u128>,
 }
 
 /// Why a connection did not end well: the reason and the sentence that names the particulars.
@@ -279,6 +281,7 @@ mod tests {
             source: "10.0.0.1:4000".parse().unwrap(),
             destination: "10.0.0.2:80".parse().unwrap(),
             hbone_authority: None,
+            trace: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! [`TrafficMetrics::open`] and, at the end, [`ConnectionMetrics::finish`]; for one that fails earlier, [`refused`].
 
 mod access_log;
+mod baggage;
 mod cap;
 mod classify;
 mod connection;
@@ -15,6 +16,7 @@ mod reason;
 mod recorder;
 mod traffic;
 
+pub use baggage::read_baggage;
 pub use connection::{Connection, ConnectionMetrics, Failure, OpenSocket, TrafficMetrics, refused};
 pub use duration::{DialedFor, dialed, handshaken, sampled};
 pub use format::LogFormat;

@@ -20,19 +20,25 @@ const SHOP: &str = "
     service  split 10.1.0.6:80           -> cart:8080 weighted=10.0.0.9:1,10.0.0.8:1
     service  bare  -:80                  -> cart:8080 target=8080
     service  six   [fd01::1]:80,10.1.0.7:80 -> cart:8080 target=8080
+    service  twin  10.1.1.1:80           -> host=twin.example target=1
+    service  twin2 10.1.1.2:80           -> cart:8081 ns=other host=twin.example
     service  own   10.1.0.8:80           -> cart:15006
     workload pod   10.0.0.4              hbone waypoint=10.0.0.9
 ";
 
 /// Decides `<workload>[@<address>] <- <authority>`.
 fn check(request: &str, expected: &str) {
+    check_announced(AnnouncedAt::Loopback, request, expected);
+}
+
+fn check_announced(announced: AnnouncedAt, request: &str, expected: &str) {
     let snapshot = snapshot(SHOP);
     let (local, authority) = request.split_once(" <- ").unwrap();
     let (name, ip) = local.split_once('@').unwrap_or((local, ""));
     let workload = source(&snapshot, NAMESPACE, name, name).unwrap();
     let ip = if ip.is_empty() { workload.addresses[0] } else { ip.parse().unwrap() };
     let requested = authority.parse().unwrap();
-    let found = match admit(&snapshot, Local { workload, ip }, &requested) {
+    let found = match admit(&snapshot, Local { workload, ip, announced }, &requested) {
         Ok(Admission { authorize, dial, proxy_header, service }) => {
             let mut text = format!("{authorize}");
             if dial != authorize {
@@ -107,6 +113,18 @@ fn an_application_that_wants_a_proxy_header_is_dialed_on_loopback_and_told_the_d
         "proxy <- bare.shop:80",
         "503 service shop/bare.shop has no address to put into the PROXY protocol header",
     );
+}
+
+#[test]
+fn an_application_that_wants_a_proxy_header_may_be_dialed_at_the_pods_address() {
+    let check = |request, expected| check_announced(AnnouncedAt::Pod, request, expected);
+    check("proxy <- 192.0.2.1:80", "10.0.0.7:15088 announced as 192.0.2.1:80");
+    check("proxy@fd00::7 <- 192.0.2.1:80", "[fd00::7]:15088 announced as 192.0.2.1:80");
+}
+
+#[test]
+fn of_several_services_of_one_name_the_pods_own_is_meant() {
+    check("cart <- twin.example:80", "10.0.0.2:8081 of other/twin.example");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use mesh::{
     hbone::{self, Authority, Inner, OpenError, Side, open_inner},
     identity::Spiffe,
@@ -23,9 +23,6 @@ use super::{
     thread::{DataThread, LocalPod},
 };
 use crate::capture;
-
-/// Tells who answers from which network the connection comes: the peer's address is then a gateway's.
-const NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
 
 /// What the two tunnels ask for, and of whom.
 pub(super) struct Across {
@@ -93,7 +90,7 @@ async fn open(
     let mut request = route.request(across.authority.clone());
     // A name that no header can hold says nothing to anybody.
     if let Ok(network) = HeaderValue::from_str(&node.network) {
-        request.headers.insert(NETWORK, network);
+        request.headers.insert(labels::FORWARDED_NETWORK, network);
     }
     let inner =
         open_inner(outer, route.dial, &across.behind, &credential, request, &node.hbone).await;

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use mesh::{
     hbone::{self, AcceptError, Authority, Incoming, Side, Tunnel},
     identity::Spiffe,
@@ -17,15 +17,15 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, task::spawn_local};
 use super::{
     counters::FarInitiates,
     credential::credential,
-    dial, failure, labels,
+    dial, failure,
+    labels::{self, Trace},
     live::{CutNote, Subject},
     plaintext::authorize,
-    proxy_protocol,
     thread::{DataThread, LocalPod},
 };
 use crate::{
     admin::{Direction, OpenConnection, Protocol},
-    admission::{Admission, Local, admit},
+    admission::{Admission, AnnouncedAt, Local, admit},
 };
 
 /// The two ends of a tunnel.
@@ -139,7 +139,8 @@ fn admitted(
         let error = "the pod's record was taken away".to_owned();
         (StatusCode::SERVICE_UNAVAILABLE, Failure { reason: Reason::UnknownDestination, error })
     })?;
-    let local = Local { workload: &workload, ip: ends.local.ip() };
+    let announced = thread.node.announced;
+    let local = Local { workload: &workload, ip: ends.local.ip(), announced };
     let admission = admit(snapshot, local, authority)
         .map_err(|refusal| (refusal.status(), Failure::new(Reason::from(&refusal), &refusal)))?;
     Ok((workload, admission))
@@ -180,9 +181,11 @@ async fn forward(
             return Err(failure::dial(admission.dial, &error));
         }
     };
-    let stream = incoming
-        .accept(labels::answer_headers(workload))
-        .map_err(|error| failure::stream(&error))?;
+    let answer = match thread.node.baggage {
+        true => labels::answer_headers(workload),
+        false => HeaderMap::new(),
+    };
+    let stream = incoming.accept(answer).map_err(|error| failure::stream(&error))?;
     let note = CutNote::default();
     let outcome =
         hbone::splice(&permit, application, stream, &FarInitiates(metrics), note.wait(order)).await;
@@ -200,9 +203,14 @@ async fn dialed(
     let Some(destination) = admission.proxy_header else {
         return dial::dial_application(node, pod, client.ip(), admission.dial).await;
     };
-    // The header names the client, and the application listens for its own node's proxy.
-    let mut application = dial::dial(node, pod, admission.dial, DialedFor::Application).await?;
-    application.write_all(&proxy_protocol::header(client, destination, Some(&ends.peer))).await?;
+    let mut application = match node.announced {
+        // The header names the client, and the application listens for its own node's proxy.
+        AnnouncedAt::Loopback => {
+            dial::dial(node, pod, admission.dial, DialedFor::Application).await?
+        }
+        AnnouncedAt::Pod => dial::dial_application(node, pod, client.ip(), admission.dial).await?,
+    };
+    application.write_all(&hbone::proxy_header(client, destination, Some(&ends.peer))).await?;
     Ok(application)
 }
 
@@ -214,17 +222,22 @@ fn connection(
     admission: &Admission,
     incoming: &Incoming,
 ) -> Connection {
+    let node = &thread.node;
+    let headers = &incoming.headers;
     // The record at the peer's address is the peer's if it has the identity that TLS proved; a waypoint's or
     // gateway's address stands for somebody else.
-    let source = snapshot
-        .workload_by_address(&thread.node.network, ends.client.ip())
+    let is_own = !labels::is_from_other_network(headers, &node.network);
+    let source = is_own
+        .then(|| snapshot.workload_by_address(&node.network, ends.client.ip()))
+        .flatten()
         .filter(|source| source.identity() == Some(&ends.peer));
     let source: Party = match source {
         Some(source) => labels::party(source, Some(&ends.peer)),
-        None => labels::stranger(&incoming.headers, Some(&ends.peer)),
+        None if node.baggage => labels::stranger(headers, Some(&ends.peer)),
+        None => labels::stranger(&HeaderMap::new(), Some(&ends.peer)),
     };
     // The pod may serve several services on one port: the client's word for what it dialed comes first.
-    let dialed = labels::dialed_host(&incoming.headers)
+    let dialed = labels::dialed_host(headers)
         .and_then(|host| snapshot.service_by_host(host, &workload.namespace))
         .filter(|service| workload.membership(&service.key).is_some());
     let service = dialed.map(|service| &**service).or(admission.service.as_deref());
@@ -243,5 +256,6 @@ fn connection(
             .as_ref()
             .ok()
             .map(|authority| authority.to_string().into()),
+        trace: Some(Trace::of(headers).unwrap_or_else(Trace::random).id()),
     }
 }

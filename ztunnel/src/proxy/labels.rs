@@ -8,11 +8,13 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use mesh::{
     identity::Spiffe,
     store::{Service, Workload, WorkloadType},
-    telemetry::{Party, ServiceName},
+    telemetry::{Party, ServiceName, read_baggage},
 };
 
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Tells whoever answers through a gateway from which network the connection comes.
+pub const FORWARDED_NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
 
 /// A workload as one end of a connection. `principal` is its identity where mutual TLS proved it.
 pub fn party(workload: &Workload, principal: Option<&Spiffe>) -> Party {
@@ -30,27 +32,16 @@ pub fn party(workload: &Workload, principal: Option<&Spiffe>) -> Party {
 
 /// A peer of which only the certificate and the baggage of its tunnel tell.
 pub fn stranger(headers: &HeaderMap, principal: Option<&Spiffe>) -> Party {
-    let mut party = Party { principal: principal.cloned(), ..Party::default() };
-    party.namespace = principal.map(|name| name.namespace().into());
     let lines = headers.get_all(BAGGAGE).iter().filter_map(|line| line.to_str().ok());
-    for (key, value) in
-        lines.flat_map(|line| line.split(',')).filter_map(|field| field.split_once('='))
-    {
-        let value = || Some(value.into()).filter(|value: &Arc<str>| !value.is_empty());
-        match key {
-            "k8s.cluster.name" => party.cluster = value(),
-            "k8s.namespace.name" => party.namespace = value(),
-            "k8s.deployment.name" | "k8s.cronjob.name" | "k8s.pod.name" | "k8s.job.name" => {
-                party.workload = value();
-            }
-            "service.name" => party.canonical_name = value(),
-            "service.version" => party.canonical_revision = value(),
-            "cloud.region" => party.region = value(),
-            "cloud.availability_zone" => party.zone = value(),
-            _ => {}
-        }
-    }
-    party
+    let said = read_baggage(lines);
+    let namespace = said.namespace.or_else(|| principal.map(|name| name.namespace().into()));
+    Party { namespace, principal: principal.cloned(), ..said }
+}
+
+/// Whether the peer's address is a gateway's: the connection comes from another network than `own`.
+pub fn is_from_other_network(headers: &HeaderMap, own: &str) -> bool {
+    let network = headers.get(FORWARDED_NETWORK);
+    network.is_some_and(|network| !network.as_bytes().eq_ignore_ascii_case(own.as_bytes()))
 }
 
 /// A service as telemetry names it.
@@ -93,8 +84,12 @@ pub fn dialed_host(headers: &HeaderMap) -> Option<&str> {
     Some(host.trim_matches('"')).filter(|host| !host.is_empty())
 }
 
+/// What a `traceparent` looks like, and its length.
+const TRACEPARENT_FORM: &str = "00-00000000000000000000000000000000-0000000000000000-00";
+const TRACEPARENT_BYTES: usize = TRACEPARENT_FORM.len();
+
 /// The random id of one connection (W3C Trace Context), not sampled.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Trace {
     /// Names the connection.
     pub trace: u128,
@@ -107,12 +102,34 @@ impl Trace {
     pub fn random() -> Self {
         Self { trace: rand::random(), span: rand::random() }
     }
+
+    /// The one that a request carries. One that is absent or invalid is none: the caller makes its own.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let text = headers.get(TRACEPARENT)?.to_str().ok()?;
+        let lower_hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+        let valid = text.len() == TRACEPARENT_BYTES
+            && text.bytes().zip(TRACEPARENT_FORM.bytes()).all(|(found, form)| match form {
+                b'-' => found == b'-',
+                _ => lower_hex(found),
+            });
+        if !valid || text.starts_with("ff") {
+            return None;
+        }
+        let trace = u128::from_str_radix(&text[3..35], 16).ok()?;
+        let span = u64::from_str_radix(&text[36..52], 16).ok()?;
+        (trace != 0 && span != 0).then_some(Self { trace, span })
+    }
+
+    /// The number that names the connection on both nodes.
+    pub fn id(self) -> u128 {
+        self.trace.max(1)
+    }
 }
 
 impl std::fmt::Display for Trace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // All zeros is invalid (Trace Context §3.2.2.3).
-        write!(f, "00-{:032x}-{:016x}-00", self.trace.max(1), self.span.max(1))
+        write!(f, "00-{:032x}-{:016x}-00", self.id(), self.span.max(1))
     }
 }
 
@@ -218,5 +235,35 @@ mod tests {
         check("for=x; host=\"cart\"", Some("cart"));
         check("for=x;host=", None);
         check("for=x", None);
+    }
+
+    #[test]
+    fn a_trace_comes_back_as_it_was_written_and_an_invalid_one_not_at_all() {
+        let read = |text: &str| Trace::of(&HeaderMap::from_iter([(TRACEPARENT, value(text))]));
+        let trace = Trace { trace: 0xabc, span: 7 };
+        assert_eq!(read(&trace.to_string()), Some(trace));
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert!(read(good).is_some());
+        for bad in [
+            "",
+            &good[..54],
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c+b7ad6b7169203331-01",
+            "00-+af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+        assert_eq!(Trace::of(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn another_network_is_told_by_its_name_whatever_its_case() {
+        let from = |network: &str| HeaderMap::from_iter([(FORWARDED_NETWORK, value(network))]);
+        assert!(is_from_other_network(&from("far"), "near"));
+        assert!(!is_from_other_network(&from("NEAR"), "near"));
+        assert!(!is_from_other_network(&HeaderMap::new(), "near"));
     }
 }

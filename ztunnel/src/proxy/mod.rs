@@ -16,7 +16,6 @@ mod outbound;
 mod plaintext;
 mod pod;
 mod pods;
-mod proxy_protocol;
 mod thread;
 
 use std::{
@@ -32,7 +31,7 @@ pub use pod::Pod;
 pub use pods::{Listing, Pods, Source};
 pub use thread::{DataThreads, StartError};
 
-use crate::{admin::ConnectionTable, capture::Capture};
+use crate::{admin::ConnectionTable, admission::AnnouncedAt, capture::Capture};
 
 /// What all data threads share.
 pub struct Node {
@@ -49,6 +48,10 @@ pub struct Node {
     pub capture: Arc<Capture>,
     /// Limits and deadlines of tunnels.
     pub hbone: HboneConfig,
+    /// Whether baggage is read and answered.
+    pub baggage: bool,
+    /// Where applications that want to be told who comes are dialed.
+    pub announced: AnnouncedAt,
     /// How long open tunnels may go on once draining began.
     pub drain_limit: Duration,
     /// Open connections, for operators.

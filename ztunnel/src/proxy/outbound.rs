@@ -221,6 +221,7 @@ impl Route {
             source: self.client,
             destination: self.dial,
             hbone_authority: authority,
+            trace: Some(self.trace.id()),
         }
     }
 }

@@ -155,5 +155,6 @@ fn connection(
         source: client,
         destination: target,
         hbone_authority: None::<Arc<str>>,
+        trace: None,
     }
 }

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use mesh::identity::Spiffe;
+use crate::identity::Spiffe;
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, command PROXY.
@@ -14,14 +14,14 @@ const TCP_V6: u8 = 0x21;
 /// Istio's type of the value that holds the peer's SPIFFE name.
 const IDENTITY_TYPE: u8 = 0xd0;
 
-/// The header (PROXY protocol specification §2.2). Where the families differ, both addresses go as IPv6.
-pub(super) fn header(
-    client: SocketAddr,
-    destination: SocketAddr,
-    peer: Option<&Spiffe>,
-) -> Vec<u8> {
+/// The header (PROXY protocol specification §2.2) for bytes of `client` that were meant for `destination`.
+///
+/// A header has one family: where they differ, the IPv4 address goes as the IPv6 address that stands for it, so that the
+/// reader is told both. An address of that form is written as the IPv4 address it is.
+pub fn proxy_header(client: SocketAddr, destination: SocketAddr, peer: Option<&Spiffe>) -> Vec<u8> {
+    let (from, to) = (client.ip().to_canonical(), destination.ip().to_canonical());
     let mut body = Vec::with_capacity(128);
-    let family = match (client.ip(), destination.ip()) {
+    let family = match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             body.extend(from.octets());
             body.extend(to.octets());
@@ -62,11 +62,26 @@ fn length(bytes: usize) -> [u8; 2] {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn the_length_is_that_of_what_follows(from: SocketAddr, to: SocketAddr, named: bool) {
+            let peer = Spiffe::parse("spiffe://td/ns/a/sa/b").unwrap();
+            let header = proxy_header(from, to, named.then_some(&peer));
+            let length = u16::from_be_bytes([header[14], header[15]]);
+            proptest::prop_assert_eq!(usize::from(length), header.len() - 16);
+            let both_v4 = from.ip().to_canonical().is_ipv4() && to.ip().to_canonical().is_ipv4();
+            proptest::prop_assert_eq!(header[13] == TCP_V4, both_v4);
+        }
+    }
+
     #[test]
     fn addresses_and_identity_follow_the_signature() {
         let peer = Spiffe::parse("spiffe://td/ns/a/sa/b").unwrap();
-        let found =
-            header("10.0.0.1:4000".parse().unwrap(), "10.0.0.2:80".parse().unwrap(), Some(&peer));
+        let found = proxy_header(
+            "10.0.0.1:4000".parse().unwrap(),
+            "10.0.0.2:80".parse().unwrap(),
+            Some(&peer),
+        );
         let mut expected = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x24".to_vec();
         expected.extend([10, 0, 0, 1, 10, 0, 0, 2, 0x0f, 0xa0, 0, 80, 0xd0, 0, 21]);
         expected.extend(b"spiffe://td/ns/a/sa/b");
@@ -75,7 +90,8 @@ mod tests {
 
     #[test]
     fn mixed_families_go_as_ipv6() {
-        let found = header("10.0.0.1:1".parse().unwrap(), "[fd00::1]:2".parse().unwrap(), None);
+        let found =
+            proxy_header("10.0.0.1:1".parse().unwrap(), "[fd00::1]:2".parse().unwrap(), None);
         assert_eq!(&found[12..16], [0x21, 0x21, 0, 36]);
         assert_eq!(&found[16..32], as_v6("::ffff:10.0.0.1".parse().unwrap()));
     }
