@@ -124,7 +124,7 @@ pub fn authorize(
         let (policy, fault) = (rejected.key.clone(), rejected.fault.clone());
         return Err(Denied::Invalid { policy, fault });
     }
-    if let Some(policy) = policies.missing(to) {
+    if let Some(policy) = policies.missing(to).next() {
         return Err(Denied::Missing { policy: policy.clone() });
     }
     for policy in policies.applying(to).filter(enforced(Action::Allow)) {

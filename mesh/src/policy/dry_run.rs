@@ -33,6 +33,16 @@ pub enum DryRunVerdict {
     NoAllow,
 }
 
+impl DryRunVerdict {
+    /// The rule that matched, counted from 1.
+    pub fn rule(self) -> Option<usize> {
+        match self {
+            Self::Deny { rule } | Self::Allow { rule } => Some(rule),
+            Self::NoAllow => None,
+        }
+    }
+}
+
 /// What the dry-run policies of a workload would have decided. A DENY that does not match has nothing to report.
 pub fn dry_run(
     policies: &Policies,

@@ -2,9 +2,14 @@
 //!
 //! In: the compiled policy and a [`Connection`]. Out: yes or no, and for one field, on which side it fails.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
-use super::{Clause, Connection, Field, Match, Policy, Rule, ServiceAccount, StringMatch};
+use super::{
+    Clause, Connection, Destination, Field, Match, Policy, Rule, Scope, ServiceAccount, StringMatch,
+};
 use crate::identity::Spiffe;
 
 /// A field of [`Match`].
@@ -36,6 +41,25 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Whether it could match a peer, whatever the addresses and ports of the connection.
+    pub(super) fn could_match(&self, peer: Option<&Spiffe>) -> bool {
+        let matches = |one: &Match| !one.is_empty() && one.holds_for(peer);
+        let clause =
+            |clause: &Clause| clause.matches.is_empty() || clause.matches.iter().any(matches);
+        self.rules.iter().any(|rule| rule.clauses.iter().all(clause))
+    }
+
+    /// Whether it applies to a workload.
+    pub(super) fn applies(&self, to: Destination<'_>) -> bool {
+        match self.scope {
+            Scope::Global => true,
+            Scope::Namespace if *self.namespace == *to.namespace => true,
+            Scope::Namespace | Scope::WorkloadSelector => to.policies.contains(&self.key),
+        }
+    }
+}
+
 impl Rule {
     fn holds(&self, connection: &Connection<'_>) -> bool {
         self.clauses.iter().all(|clause| clause.holds(connection))
@@ -54,6 +78,15 @@ impl Match {
             && MatchField::ALL
                 .iter()
                 .all(|field| self.verdict(*field, connection) == FieldVerdict::Holds)
+    }
+
+    /// Whether the fields about the peer hold.
+    fn holds_for(&self, peer: Option<&Spiffe>) -> bool {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let connection = Connection { peer, source: nowhere, destination: nowhere };
+        [MatchField::Namespaces, MatchField::ServiceAccounts, MatchField::Principals]
+            .into_iter()
+            .all(|field| self.verdict(field, &connection) == FieldVerdict::Holds)
     }
 
     /// Whether no field asks for anything. Such a match never holds: it is what is left of conditions that only HTTP

@@ -4,6 +4,7 @@
 //! user. Pure: nothing here waits, locks, logs or reads a clock, and the caller re-asks when the policies change.
 
 mod authorize;
+mod changes;
 mod decode;
 mod dry_run;
 mod matching;
@@ -21,6 +22,7 @@ use ipnet::IpNet;
 
 pub use self::{
     authorize::{Connection, Denied, Destination, Grounds, Permit, authorize, originated},
+    changes::{Change, Concern, ReachOfChange},
     dry_run::{DryRun, DryRunVerdict, dry_run},
     nearest::NearestMiss,
     policies::Policies,

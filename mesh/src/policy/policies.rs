@@ -15,11 +15,11 @@ type ByKey = OrdMap<Arc<str>, Arc<Policy>>;
 /// Every policy of the mesh.
 #[derive(Clone, Debug, Default)]
 pub struct Policies {
-    by_key: ByKey,
+    pub(super) by_key: ByKey,
     global: ByKey,
     by_namespace: OrdMap<Arc<str>, ByKey>,
     /// Those whose last version cannot be understood, whether an older one is held or not.
-    rejected: OrdMap<Arc<str>, Arc<Rejected>>,
+    pub(super) rejected: OrdMap<Arc<str>, Arc<Rejected>>,
 }
 
 impl Policies {
@@ -116,9 +116,9 @@ impl Policies {
         rejected.find(|one| one.applies(to) && !self.by_key.contains_key(&one.key))
     }
 
-    /// The first policy that a workload names and that is not here.
-    pub fn missing<'a>(&self, to: Destination<'a>) -> Option<&'a Arc<str>> {
-        to.policies.iter().find(|key| !self.by_key.contains_key(*key))
+    /// The policies that a workload names and that are not here.
+    pub fn missing<'a>(&self, to: Destination<'a>) -> impl Iterator<Item = &'a Arc<str>> {
+        to.policies.iter().filter(|key| !self.by_key.contains_key(*key))
     }
 }
 
@@ -235,7 +235,7 @@ mod tests {
         policies.remove("shop/never-was");
         let named = ["shop/sel".into()];
         let to = Destination { namespace: "shop", policies: &named };
-        assert_eq!(policies.missing(to).map(|key| &**key), Some("shop/sel"));
-        assert_eq!(some().missing(to), None);
+        assert_eq!(policies.missing(to).map(|key| &**key).collect::<Vec<_>>(), ["shop/sel"]);
+        assert_eq!(some().missing(to).count(), 0);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::identity::Spiffe;
 
-mod fixture;
+pub(super) mod fixture;
 
 use fixture::policies;
 

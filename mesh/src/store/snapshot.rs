@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 
 use super::{
     Endpoints, GatewayTarget, Service, Workload,
@@ -136,6 +136,27 @@ impl Snapshot {
     /// Every policy.
     pub fn policies(&self) -> &Policies {
         &self.policies
+    }
+
+    /// Whether both have the same workloads, without a look at them.
+    pub fn same_workloads(&self, other: &Self) -> bool {
+        self.workloads.ptr_eq(&other.workloads)
+    }
+
+    /// The workloads that are not as they were in `older`, as they were or are, found without a look at what both share.
+    pub fn workloads_changed_since<'a>(
+        &'a self,
+        older: &'a Self,
+    ) -> impl Iterator<Item = &'a Arc<Workload>> {
+        older
+            .workloads
+            .diff(&self.workloads)
+            .flat_map(|item| match item {
+                DiffItem::Add(_, new) => [Some(new), None],
+                DiffItem::Update { old: (_, old), new: (_, new) } => [Some(old), Some(new)],
+                DiffItem::Remove(_, old) => [Some(old), None],
+            })
+            .flatten()
     }
 
     /// Every workload, in the order of their uids.

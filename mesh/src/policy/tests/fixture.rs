@@ -16,7 +16,7 @@ use proto::security::{
 use crate::policy::Policies;
 
 /// Reads policies, through the same messages that a control plane sends.
-pub(super) fn policies(written: &str) -> Policies {
+pub(in crate::policy) fn policies(written: &str) -> Policies {
     let mut policies = Policies::default();
     for line in written.lines().map(str::trim).filter(|line| !line.is_empty()) {
         policies.insert(policy(line).try_into().expect("fixtures are well formed"));
