@@ -15,6 +15,8 @@ mod envoy;
 mod fabric;
 #[path = "mesh/node_agent.rs"]
 mod node_agent;
+#[path = "mesh/open_connections.rs"]
+mod open_connections;
 #[path = "mesh/outage.rs"]
 mod outage;
 #[path = "mesh/peers.rs"]

@@ -7,10 +7,7 @@ use std::{
     io,
     path::PathBuf,
     rc::Rc,
-    sync::{
-        Arc, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -78,7 +75,7 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
     let node = Arc::new(Node {
         network: config.node.network.as_str().into(),
         store: Store::new(),
-        policies_known: AtomicBool::new(false),
+        policies_known: watch::Sender::new(false),
         identities: identities(config),
         capture,
         hbone: tunnels(config),
@@ -229,7 +226,7 @@ fn subscribe(
     spawn_local(async move {
         // The channel closes only with the daemon.
         if synced.wait_for(|status| status.authorization.accepted_once).await.is_ok() {
-            node.policies_known.store(true, Ordering::Relaxed);
+            node.policies_known.send_replace(true);
         }
         if synced.wait_for(XdsStatus::synced).await.is_ok() {
             task.ready();

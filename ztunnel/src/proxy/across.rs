@@ -52,7 +52,7 @@ pub(super) async fn serve(
     route: &Route,
     across: &Across,
 ) {
-    let (_registered, order) = thread.live.register(&pod.pod, None);
+    let (_registered, order) = thread.live.outbound(&pod.pod);
     let mut connection = route.connection();
     let Inner { stream, headers, peer } = match open(thread, pod, route, across).await {
         Ok(inner) => inner,

@@ -17,10 +17,9 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, task::spawn_local};
 use super::{
     counters::FarInitiates,
     credential::credential,
-    dial, failure,
+    dial, failure, judge,
     labels::{self, Trace},
-    live::{CutNote, Subject},
-    plaintext::authorize,
+    live::{Carrier, CutNote, Registered, Subject},
     thread::{DataThread, LocalPod},
 };
 use crate::{
@@ -31,6 +30,7 @@ use crate::{
 /// The two ends of a tunnel.
 struct Ends {
     peer: Spiffe,
+    carrier: Registered,
     client: SocketAddr,
     /// The pod's address and the tunnel port.
     local: SocketAddr,
@@ -51,7 +51,9 @@ pub(super) async fn serve(
         Ok(tunnel) => tunnel,
         Err(failure) => return telemetry::refused(Reporter::Destination, client, local, &failure),
     };
-    let ends = Rc::new(Ends { peer: tunnel.peer().clone(), client, local });
+    let peer = tunnel.peer().clone();
+    let (carrier, mut order) = thread.live.carrier(&pod.pod, Carrier { peer: peer.clone() });
+    let ends = Rc::new(Ends { peer, carrier, client, local });
     let node = thread.node.clone();
     let mut draining = std::pin::pin!(node.draining.cancelled());
     let mut drained = false;
@@ -59,6 +61,7 @@ pub(super) async fn serve(
         tokio::select! {
             // Dropping the tunnel resets what is left of its streams.
             () = pod.pod.removed.cancelled() => return,
+            Ok(_) = &mut order => return,
             () = &mut draining, if !drained => {
                 drained = true;
                 tunnel.drain(Instant::now() + thread.node.drain_limit);
@@ -156,14 +159,18 @@ async fn forward(
     metrics: &ConnectionMetrics,
 ) -> Result<(), Failure> {
     let subject = Subject {
-        workload: workload.clone(),
         peer: Some(ends.peer.clone()),
         source: ends.client,
         destination: admission.authorize,
     };
-    // Registered before it is judged, so that no change of policy falls between.
-    let (_registered, order) = thread.live.register(&pod.pod, Some(subject.clone()));
-    let permit = match authorize(thread, pod, &subject) {
+    let (registered, mut order) =
+        thread.live.inbound(&pod.pod, subject.clone(), Some(&ends.carrier));
+    let permit = tokio::select! {
+        biased;
+        permit = judge::permit(thread, pod, &subject, &registered, &mut order) => permit,
+        gone = incoming.abandoned() => return Err(failure::stream(&gone)),
+    };
+    let permit = match permit {
         Ok(permit) => permit,
         Err(failure) => {
             incoming.refuse(StatusCode::UNAUTHORIZED);

@@ -1,48 +1,86 @@
-//! The connections of one thread that may have to be cut: by a changed policy, with their pod, at shutdown.
+//! The connections of one thread that may have to be cut: by a changed policy, with their pod, with the tunnel that
+//! carries them, at shutdown.
 //!
-//! In: registrations, each with what policy looks at where policy decides. Out: one [`Cut`] to a connection that may
-//! not go on. Connections are closed by their own tasks.
+//! In: registrations, each with what policy looks at where policy decides, and each new snapshot. Out: permits, and one
+//! [`Cut`] to a connection that may not go on. Connections are closed by their own tasks. Reads no clock.
+
+mod index;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
+    time::Instant,
 };
 
 use mesh::{
     hbone::Abort,
     identity::Spiffe,
-    policy::{Connection, Denied},
-    store::Workload,
+    policy::{self, Connection, Denied, Permit},
+    store::Snapshot,
 };
 use tokio::sync::{Notify, oneshot};
 
+use self::index::{Id, Index, Standing};
 use super::Pod;
+
+/// Connections of one pod that may wait for a policy, on each thread. One more is refused at once.
+const HELD_PER_POD: usize = 128;
 
 /// All connections of a thread.
 #[derive(Default)]
 pub(super) struct Live {
-    entries: RefCell<BTreeMap<u64, Entry>>,
-    next: Cell<u64>,
+    state: RefCell<State>,
     emptied: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    next: Id,
+    entries: BTreeMap<Id, Entry>,
+    index: Index,
+    /// What all connections were judged by, except for `early` ones.
+    judged: Arc<Snapshot>,
+    /// Connections that were decided on by a newer snapshot.
+    early: BTreeSet<Id>,
 }
 
 struct Entry {
     pod: Arc<Pod>,
-    subject: Option<Subject>,
+    what: What,
     cut: Option<oneshot::Sender<Cut>>,
+}
+
+enum What {
+    /// Policy has no part in it.
+    Outbound,
+    Inbound {
+        subject: Subject,
+        /// How policy stands to it; none while it is not decided on.
+        standing: Option<Standing>,
+        /// The tunnel that carries it.
+        carrier: Option<Id>,
+    },
+    Carrier(Carrier),
 }
 
 /// What policy looks at in an inbound connection.
 #[derive(Clone, Debug)]
 pub(super) struct Subject {
-    /// The destination's record as it was last seen.
-    pub(super) workload: Arc<Workload>,
     pub(super) peer: Option<Spiffe>,
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
+}
+
+/// Who opened a tunnel.
+#[derive(Clone, Debug)]
+pub(super) struct Carrier {
+    #[cfg_attr(not(test), expect(dead_code, reason = "certificate revocation lists will ask"))]
+    pub(super) peer: Spiffe,
 }
 
 /// The order to end a connection.
@@ -56,7 +94,26 @@ pub(super) struct Cut {
 /// A registration; dropping it takes the connection out.
 pub(super) struct Registered {
     live: Rc<Live>,
-    id: u64,
+    id: Id,
+}
+
+/// A connection that waits for a policy, counted until this is dropped.
+pub(super) struct Held {
+    live: Rc<Live>,
+    pod: Arc<Pod>,
+}
+
+/// Why a connection is not let in.
+#[derive(Debug)]
+pub(super) enum NotPermitted {
+    Denied(Denied),
+    /// A policy that is named has not arrived, and may until then.
+    Pending {
+        denied: Denied,
+        until: Instant,
+    },
+    /// The pod's record was taken away.
+    NoRecord,
 }
 
 /// Waits for the order to cut a connection, and keeps its sentence for the record.
@@ -89,53 +146,206 @@ impl Subject {
 }
 
 impl Live {
-    /// Enters a connection of `pod`. With a `subject`, policy may cut it.
-    pub(super) fn register(
+    /// Enters a connection that a pod of this node opened.
+    pub(super) fn outbound(
         self: &Rc<Self>,
         pod: &Arc<Pod>,
-        subject: Option<Subject>,
     ) -> (Registered, oneshot::Receiver<Cut>) {
-        let id = self.next.replace(self.next.get() + 1);
+        self.register(pod, What::Outbound)
+    }
+
+    /// Enters a connection to a pod, before it is decided on, so that no change of policy falls between.
+    pub(super) fn inbound(
+        self: &Rc<Self>,
+        pod: &Arc<Pod>,
+        subject: Subject,
+        carrier: Option<&Registered>,
+    ) -> (Registered, oneshot::Receiver<Cut>) {
+        let carrier = carrier.map(|carrier| carrier.id);
+        self.register(pod, What::Inbound { subject, standing: None, carrier })
+    }
+
+    /// Enters a tunnel that a peer opened to a pod.
+    pub(super) fn carrier(
+        self: &Rc<Self>,
+        pod: &Arc<Pod>,
+        carrier: Carrier,
+    ) -> (Registered, oneshot::Receiver<Cut>) {
+        self.register(pod, What::Carrier(carrier))
+    }
+
+    fn register(
+        self: &Rc<Self>,
+        pod: &Arc<Pod>,
+        what: What,
+    ) -> (Registered, oneshot::Receiver<Cut>) {
+        let mut state = self.state.borrow_mut();
+        let id = state.next;
+        state.next += 1;
         let (cut, order) = oneshot::channel();
-        let mut entry = Entry { pod: pod.clone(), subject, cut: Some(cut) };
+        let mut entry = Entry { pod: pod.clone(), what, cut: Some(cut) };
         // The pod's connections are cut when it is removed; one that was still being decided then comes too late.
         if pod.removed.is_cancelled() {
             entry.cut_with_pod();
         }
-        self.entries.borrow_mut().insert(id, entry);
+        state.entries.insert(id, entry);
+        state.index.pod(pod).enter(id);
         (Registered { live: self.clone(), id }, order)
     }
 
-    /// Asks `judge` about each connection that policy decides on, and cuts what it denies.
-    pub(super) fn judge(&self, judge: impl Fn(&Pod, &mut Subject) -> Result<(), Denied>) {
-        for entry in self.entries.borrow_mut().values_mut() {
-            let Some(subject) = &mut entry.subject else { continue };
-            if let Err(denied) = judge(&entry.pod, subject) {
-                entry.cut(Abort::PolicyChanged, denied.to_string());
+    /// Decides on an inbound connection by the pod's record and the policies of this moment.
+    pub(super) fn decide(
+        &self,
+        connection: &Registered,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) -> Result<Permit, NotPermitted> {
+        self.state.borrow_mut().decide(connection.id, snapshot, now)
+    }
+
+    /// Lets a connection wait for a policy, unless as many do as may.
+    pub(super) fn hold(self: &Rc<Self>, pod: &Arc<Pod>) -> Option<Held> {
+        let mut state = self.state.borrow_mut();
+        let index = state.index.pod(pod);
+        if index.held >= HELD_PER_POD {
+            return None;
+        }
+        index.held += 1;
+        Some(Held { live: self.clone(), pod: pod.clone() })
+    }
+
+    /// Notes what a new pod's record names.
+    pub(super) fn serve(&self, pod: &Arc<Pod>, snapshot: &Snapshot, now: Instant) {
+        self.state.borrow_mut().index.observe(pod, snapshot, now);
+    }
+
+    /// Judges again what the changes up to `snapshot` can concern, and cuts what is denied. Says how many were judged.
+    pub(super) fn judge(&self, snapshot: &Arc<Snapshot>, now: Instant) -> usize {
+        let state = &mut *self.state.borrow_mut();
+        let older = std::mem::replace(&mut state.judged, snapshot.clone());
+        let mut concerned = state.index.concerned(&older, snapshot, now);
+        concerned.append(&mut state.early);
+        concerned.extend(state.index.provisional());
+        for id in &concerned {
+            state.judge_again(*id, snapshot, now);
+        }
+        concerned.len()
+    }
+
+    /// When to judge again although nothing changed.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.state.borrow().index.deadline(now)
+    }
+
+    /// Cuts the tunnels of which `why_not` gives a sentence, and what they carry.
+    #[cfg_attr(not(test), expect(dead_code, reason = "certificate revocation lists will ask"))]
+    pub(super) fn cut_carriers(&self, why: Abort, why_not: impl Fn(&Carrier) -> Option<String>) {
+        let state = &mut *self.state.borrow_mut();
+        let carriers = state.entries.iter().filter_map(|(id, entry)| match &entry.what {
+            What::Carrier(carrier) => Some((*id, why_not(carrier)?)),
+            What::Inbound { .. } | What::Outbound => None,
+        });
+        let cut: BTreeMap<Id, String> = carriers.collect();
+        for (id, entry) in &mut state.entries {
+            let carried_by = match &entry.what {
+                What::Carrier(_) => Some(id),
+                What::Inbound { carrier, .. } => carrier.as_ref(),
+                What::Outbound => None,
+            };
+            if let Some(error) = carried_by.and_then(|carrier| cut.get(carrier)) {
+                entry.cut(why, error.clone());
             }
         }
     }
 
     /// Cuts what belongs to a removed pod.
     pub(super) fn cut_pod(&self, pod: &Arc<Pod>) {
-        for entry in
-            self.entries.borrow_mut().values_mut().filter(|entry| Arc::ptr_eq(&entry.pod, pod))
-        {
-            entry.cut_with_pod();
+        let state = &mut *self.state.borrow_mut();
+        for id in state.index.pod(pod).members() {
+            if let Some(entry) = state.entries.get_mut(&id) {
+                entry.cut_with_pod();
+            }
         }
+        state.index.forget_if_unused(pod);
     }
 
     /// Cuts everything.
     pub(super) fn cut_all(&self) {
-        for entry in self.entries.borrow_mut().values_mut() {
+        for entry in self.state.borrow_mut().entries.values_mut() {
             entry.cut(Abort::Shutdown, "the daemon is shutting down".into());
         }
     }
 
     /// Resolves when no connection is left.
     pub(super) async fn empty(&self) {
-        while !self.entries.borrow().is_empty() {
+        while !self.state.borrow().entries.is_empty() {
             self.emptied.notified().await;
+        }
+    }
+}
+
+impl State {
+    fn decide(
+        &mut self,
+        id: Id,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) -> Result<Permit, NotPermitted> {
+        let Some(Entry { pod, what: What::Inbound { subject, standing, .. }, .. }) =
+            self.entries.get_mut(&id)
+        else {
+            return Err(NotPermitted::NoRecord);
+        };
+        let index = self.index.pod(pod);
+        let record = snapshot.workload_of(&pod.namespace, &pod.name, &pod.service_account);
+        // A pod whose record was taken away keeps its connections by the last one, and gets no new ones.
+        let former = standing.as_ref().and(index.workload());
+        let Some(workload) = record.or(former).cloned() else { return Err(NotPermitted::NoRecord) };
+        let to = workload.policy_destination();
+        match policy::authorize(snapshot.policies(), to, &subject.connection()) {
+            Ok(permit) => {
+                let is = Standing::from(permit.grounds());
+                index.settle(id, &subject.peer, standing.as_ref(), is.clone());
+                *standing = Some(is);
+                if snapshot.generation() != self.judged.generation() {
+                    self.early.insert(id);
+                }
+                Ok(permit)
+            }
+            Err(denied @ Denied::Missing { .. }) => {
+                index.awaited.observe(snapshot.policies().missing(to), now);
+                Err(match index.awaited.until(now) {
+                    Some(until) => NotPermitted::Pending { denied, until },
+                    None => NotPermitted::Denied(denied),
+                })
+            }
+            Err(denied) => Err(NotPermitted::Denied(denied)),
+        }
+    }
+
+    /// Judges an open connection again. One that is not decided on yet asks by itself.
+    fn judge_again(&mut self, id: Id, snapshot: &Snapshot, now: Instant) {
+        let open = |entry: &Entry| matches!(entry.what, What::Inbound { standing: Some(_), .. });
+        if !self.entries.get(&id).is_some_and(open) {
+            return;
+        }
+        let judged = self.decide(id, snapshot, now);
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let What::Inbound { subject, standing, .. } = &mut entry.what else { return };
+        let index = self.index.pod(&entry.pod);
+        match judged {
+            Ok(_) | Err(NotPermitted::NoRecord) => {}
+            Err(NotPermitted::Denied(denied)) => {
+                if let Some(was) = standing.take() {
+                    index.unsettle(id, &subject.peer, &was);
+                }
+                entry.cut(Abort::PolicyChanged, denied.to_string());
+            }
+            Err(NotPermitted::Pending { .. }) => {
+                let is = Standing::Provisional;
+                index.settle(id, &subject.peer, standing.as_ref(), is.clone());
+                *standing = Some(is);
+            }
         }
     }
 }
@@ -156,97 +366,25 @@ impl Entry {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let mut entries = self.live.entries.borrow_mut();
-        entries.remove(&self.id);
-        if entries.is_empty() {
+        let state = &mut *self.live.state.borrow_mut();
+        let Some(entry) = state.entries.remove(&self.id) else { return };
+        state.early.remove(&self.id);
+        let index = state.index.pod(&entry.pod);
+        index.leave(self.id);
+        if let What::Inbound { subject, standing: Some(was), .. } = &entry.what {
+            index.unsettle(self.id, &subject.peer, was);
+        }
+        state.index.forget_if_unused(&entry.pod);
+        if state.entries.is_empty() {
             self.live.emptied.notify_one();
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-    use crate::{
-        capture::Netns,
-        pods::{CaptureOptions, PodUid},
-    };
-
-    fn pod(uid: &str) -> Arc<Pod> {
-        Arc::new(Pod {
-            uid: PodUid::parse(uid).unwrap(),
-            namespace: "shop".into(),
-            name: uid.into(),
-            service_account: "default".into(),
-            netns: Arc::new(Netns::open("/proc/self/ns/net".as_ref()).unwrap()),
-            ips: vec![],
-            capture: CaptureOptions::default(),
-            removed: CancellationToken::new(),
-        })
-    }
-
-    fn subject(port: u16) -> Option<Subject> {
-        let at = |port| SocketAddr::from(([10, 0, 0, 1], port));
-        let uid = "Kubernetes//Pod/shop/a".into();
-        let wire = proto::workload::Workload { uid, ..Default::default() };
-        let workload = Arc::new(Workload::try_from(wire).unwrap());
-        Some(Subject { workload, peer: None, source: at(4000), destination: at(port) })
-    }
-
-    #[test]
-    fn a_denied_connection_is_cut_once_with_the_sentence() {
-        let (live, a) = (Rc::new(Live::default()), pod("a"));
-        let (_kept, mut kept) = live.register(&a, subject(80));
-        let (_denied, mut denied) = live.register(&a, subject(81));
-        let (_outbound, mut outbound) = live.register(&a, None);
-        for _ in 0..2 {
-            live.judge(|_, subject| match subject.destination.port() {
-                81 => Err(Denied::Missing { policy: "shop/late".into() }),
-                _ => Ok(()),
-            });
-        }
-        assert_eq!(denied.try_recv().unwrap().why, Abort::PolicyChanged);
-        assert!(kept.try_recv().is_err());
-        assert!(outbound.try_recv().is_err());
-    }
-
-    #[test]
-    fn a_removed_pod_takes_only_its_own_connections() {
-        let (live, a, b) = (Rc::new(Live::default()), pod("a"), pod("b"));
-        let (_a, mut of_a) = live.register(&a, subject(80));
-        let (_b, mut of_b) = live.register(&b, None);
-        live.cut_pod(&a);
-        assert_eq!(of_a.try_recv().unwrap().why, Abort::PodRemoved);
-        assert!(of_b.try_recv().is_err());
-    }
-
-    #[test]
-    fn a_connection_that_comes_after_its_pods_removal_is_cut_at_once() {
-        let (live, a) = (Rc::new(Live::default()), pod("a"));
-        a.removed.cancel();
-        let (_late, mut order) = live.register(&a, None);
-        assert_eq!(order.try_recv().unwrap().why, Abort::PodRemoved);
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn empty_waits_for_the_last_connection() {
-        let (live, a) = (Rc::new(Live::default()), pod("a"));
-        let (first, _order) = live.register(&a, None);
-        let (second, _order) = live.register(&a, None);
-        drop(first);
-        assert!(poll_once(live.empty()).is_none());
-        drop(second);
-        live.empty().await;
-    }
-
-    /// Polls once.
-    fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        match std::pin::pin!(future).poll(&mut context) {
-            std::task::Poll::Ready(value) => Some(value),
-            std::task::Poll::Pending => None,
-        }
+impl Drop for Held {
+    fn drop(&mut self) {
+        let state = &mut *self.live.state.borrow_mut();
+        state.index.pod(&self.pod).held -= 1;
+        state.index.forget_if_unused(&self.pod);
     }
 }

@@ -4,11 +4,14 @@
 //! of pods speak to.
 
 mod across;
+mod awaited;
 mod counters;
 mod credential;
 mod dial;
+mod dry_run;
 mod failure;
 mod inbound;
+mod judge;
 pub mod labels;
 mod live;
 mod observe;
@@ -18,12 +21,10 @@ mod pod;
 mod pods;
 mod thread;
 
-use std::{
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use mesh::{hbone::HboneConfig, identity::Identities, store::Store};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use observe::observer;
@@ -41,7 +42,7 @@ pub struct Node {
     pub store: Arc<Store>,
     /// Whether the control plane has told its policies. Until then nothing is let in: those of a namespace or of the
     /// whole mesh are named by nobody, so their absence does not show.
-    pub policies_known: AtomicBool,
+    pub policies_known: watch::Sender<bool>,
     /// Certificates of the node's pods.
     pub identities: Identities,
     /// The kernel's side of capture.

@@ -234,7 +234,7 @@ async fn forward(
     tunnel: Option<&OneTunnel>,
     metrics: &ConnectionMetrics,
 ) -> Result<(), Failure> {
-    let (_registered, order) = thread.live.register(&pod.pod, None);
+    let (_registered, order) = thread.live.outbound(&pod.pod);
     let (permit, counters, note) = (route.hop.permit(), NearInitiates(metrics), CutNote::default());
     let outcome = match tunnel {
         None => match dial::dial(&thread.node, &pod.pod, route.dial, DialedFor::Plaintext).await {

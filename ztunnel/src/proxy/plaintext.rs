@@ -1,14 +1,9 @@
 //! A connection from outside the mesh to a pod of this node: policy without an identity, then the application.
 
-use std::{
-    net::SocketAddr,
-    rc::Rc,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use mesh::{
     hbone::{self, Side},
-    policy::{self, Permit},
     store::Workload,
     telemetry::{
         Connection, ConnectionMetrics, Failure, Party, Reason, Reporter, Security, Traffic,
@@ -18,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::{
     counters::NearInitiates,
-    dial, failure, labels,
+    dial, failure, judge, labels,
     live::{CutNote, Subject},
     outbound::refuse,
     thread::{DataThread, LocalPod},
@@ -73,7 +68,7 @@ pub(super) async fn serve(
         protocol: Protocol::Tcp,
         peer: None,
     });
-    let subject = Subject { workload, peer: None, source: client, destination: target };
+    let subject = Subject { peer: None, source: client, destination: target };
     let result = forward(&thread, &pod, tcp, subject, &metrics).await;
     metrics.finish(result);
 }
@@ -86,9 +81,8 @@ async fn forward(
     metrics: &ConnectionMetrics,
 ) -> Result<(), Failure> {
     let (client, target) = (subject.source, subject.destination);
-    // Registered before it is judged, so that no change of policy falls between.
-    let (_registered, order) = thread.live.register(&pod.pod, Some(subject.clone()));
-    let permit = match authorize(thread, pod, &subject) {
+    let (registered, mut order) = thread.live.inbound(&pod.pod, subject.clone(), None);
+    let permit = match judge::permit(thread, pod, &subject, &registered, &mut order).await {
         Ok(permit) => permit,
         Err(failure) => {
             capture::reset(tcp);
@@ -107,32 +101,6 @@ async fn forward(
     let outcome =
         hbone::relay(&permit, tcp, application, &NearInitiates(metrics), note.wait(order)).await;
     failure::outcome(&outcome, Side::Far, note.error())
-}
-
-/// Asks policy about an inbound connection, by the pod's record and the policies of this moment.
-pub(super) fn authorize(
-    thread: &DataThread,
-    pod: &LocalPod,
-    subject: &Subject,
-) -> Result<Permit, Failure> {
-    if !thread.node.policies_known.load(Ordering::Relaxed) {
-        let error = "the control plane has not told its policies".to_owned();
-        return Err(Failure { reason: Reason::PolicyMissing, error });
-    }
-    let snapshot = thread.node.store.load();
-    let pod = &pod.pod;
-    let workload = snapshot
-        .workload_of(&pod.namespace, &pod.name, &pod.service_account)
-        .ok_or_else(|| Failure {
-            reason: Reason::UnknownDestination,
-            error: "the pod's record was taken away".into(),
-        })?;
-    let connection = subject.connection();
-    for dry in policy::dry_run(snapshot.policies(), workload.policy_destination(), &connection) {
-        tracing::info!(target: "policy", policy = %dry.policy, verdict = ?dry.verdict, source = %subject.source, destination = %subject.destination, "dry run");
-    }
-    policy::authorize(snapshot.policies(), workload.policy_destination(), &connection)
-        .map_err(|denied| Failure::new(Reason::from(&denied), &denied))
 }
 
 fn connection(

@@ -14,10 +14,10 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use mesh::{hbone::Pool, policy, telemetry::TrafficMetrics};
+use mesh::{hbone::Pool, telemetry::TrafficMetrics};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{LocalOptions, RuntimeMetrics},
@@ -25,7 +25,7 @@ use tokio::{
     task::spawn_local,
 };
 
-use super::{Node, Pod, inbound, live::Live, outbound, plaintext};
+use super::{Node, Pod, dry_run::DryRuns, inbound, judge, live::Live, outbound, plaintext};
 use crate::pods::PodUid;
 
 /// Orders a thread may be behind with. A full queue means a thread that does not run: a pod is then refused, a tunnel
@@ -84,6 +84,7 @@ pub(super) struct DataThread {
     pub(super) node: Arc<Node>,
     pub(super) metrics: TrafficMetrics,
     pub(super) live: Rc<Live>,
+    pub(super) dry_runs: DryRuns,
     index: usize,
     all: Arc<[Handle]>,
     pods: RefCell<BTreeMap<PodUid, Rc<LocalPod>>>,
@@ -179,6 +180,7 @@ fn start(
             node,
             metrics: TrafficMetrics::new(),
             live: Rc::default(),
+            dry_runs: DryRuns::default(),
             index,
             all,
             pods: RefCell::default(),
@@ -193,7 +195,7 @@ fn start(
 
 impl DataThread {
     async fn run(self: Rc<Self>, mut queue: mpsc::Receiver<Order>) {
-        spawn_local(judge_live(self.clone()));
+        spawn_local(judge::keep_judging(self.clone()));
         loop {
             tokio::select! {
                 biased;
@@ -219,6 +221,7 @@ impl DataThread {
         let plaintext = TcpListener::from_std(listeners.plaintext)?;
         let hbone = TcpListener::from_std(listeners.hbone)?;
         let local = Rc::new(LocalPod { pool: Pool::new(self.node.hbone.clone()), pod });
+        self.live.serve(&local.pod, &self.node.store.load(), Instant::now());
         self.pods.borrow_mut().insert(local.pod.uid.clone(), local.clone());
         spawn_local(accept(self.clone(), local.clone(), outbound, |thread, pod, tcp, peer| {
             spawn_local(outbound::serve(thread, pod, tcp, peer));
@@ -325,27 +328,4 @@ async fn end_with_pod(thread: Rc<DataThread>, pod: Rc<LocalPod>) {
     drop(pods);
     thread.live.cut_pod(&pod.pod);
     pod.pool.close();
-}
-
-/// Judges open inbound connections again after each change of configuration that policy could see: of the policies, or
-/// of the destination's record. A pod whose record was taken away is judged by the last one.
-async fn judge_live(thread: Rc<DataThread>) {
-    let store = &thread.node.store;
-    let mut changes = store.subscribe();
-    let mut judged = store.load();
-    while changes.changed().await.is_ok() {
-        let snapshot = store.load();
-        let same_policies = snapshot.policies().same(judged.policies());
-        thread.live.judge(|pod, subject| {
-            let current = snapshot.workload_of(&pod.namespace, &pod.name, &pod.service_account);
-            let current = current.unwrap_or(&subject.workload).clone();
-            if same_policies && Arc::ptr_eq(&current, &subject.workload) {
-                return Ok(());
-            }
-            subject.workload = current;
-            let to = subject.workload.policy_destination();
-            policy::authorize(snapshot.policies(), to, &subject.connection()).map(drop)
-        });
-        judged = snapshot;
-    }
 }
