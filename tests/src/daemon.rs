@@ -210,6 +210,11 @@ impl Daemon {
         &self.place
     }
 
+    /// Gives the next start another environment variable, in the place of one of that name.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.config.variables.push((name.to_owned(), value.into()));
+    }
+
     /// Has the next start run on one CPU, or on any.
     pub fn pin_to_cpu(&mut self, cpu: Option<u8>) {
         self.place.cpu = cpu;

@@ -87,22 +87,28 @@ impl Envoy {
             .iter()
             .map(|port| cluster(&format!("application-{port}"), "127.0.0.1", *port))
             .collect();
-        let listener = json!({
-            "name": "tunnels",
-            "address": address("0.0.0.0", HBONE_PORT),
-            "filter_chains": [{
-                "transport_socket": {
-                    "name": "tls",
-                    "typed_config": {
-                        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-                        "require_client_certificate": true,
-                        "common_tls_context": tls(certificate),
-                    },
-                },
-                "filters": [out_of_tunnels(pod, ports, streams)],
-            }],
+        let hosts = ports.iter().map(|port| {
+            let domains = [format!("{}:{port}", pod.ip4()), format!("[{}]:{port}", pod.ip6())];
+            host(&format!("application-{port}"), &domains)
         });
-        Envoy::start(pod, &[listener], &clusters, &[HBONE_PORT])
+        let filter = out_of_tunnels(&hosts.collect::<Vec<_>>(), streams);
+        Envoy::start(pod, &[tunnels(certificate, &filter)], &clusters, &[HBONE_PORT])
+    }
+
+    /// Starts one that stands between two networks: it accepts tunnels at `pod`'s own port of tunnels and takes each CONNECT
+    /// to one of `authorities` to the port of tunnels of pod `to`, whatever comes inside.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn gateway(
+        pod: &Pod,
+        certificate: &Certificate,
+        authorities: &[String],
+        to: &Pod,
+    ) -> Result<Envoy> {
+        let beyond = cluster("beyond", &to.ip4().to_string(), HBONE_PORT);
+        let filter = out_of_tunnels(&[host("beyond", authorities)], 100);
+        Envoy::start(pod, &[tunnels(certificate, &filter)], &[beyond], &[HBONE_PORT])
     }
 
     fn start(pod: &Pod, listeners: &[Value], clusters: &[Value], ports: &[u16]) -> Result<Envoy> {
@@ -232,25 +238,43 @@ fn into_tunnel(port: u16, authority: &str) -> Value {
     })
 }
 
-/// The filter that ends tunnels and sends each CONNECT to the application it asks for.
-fn out_of_tunnels(pod: &Pod, ports: &[u16], streams: u32) -> Value {
-    let hosts: Vec<Value> = ports
-        .iter()
-        .map(|port| {
-            json!({
-                "name": format!("application-{port}"),
-                "domains": [format!("{}:{port}", pod.ip4()), format!("[{}]:{port}", pod.ip6())],
-                "routes": [{
-                    "match": { "connect_matcher": {} },
-                    "route": {
-                        "cluster": format!("application-{port}"),
-                        "timeout": "0s",
-                        "upgrade_configs": [{ "upgrade_type": "CONNECT", "connect_config": {} }],
-                    },
-                }],
-            })
-        })
-        .collect();
+/// A listener of tunnels.
+fn tunnels(certificate: &Certificate, filter: &Value) -> Value {
+    json!({
+        "name": "tunnels",
+        "address": address("0.0.0.0", HBONE_PORT),
+        "filter_chains": [{
+            "transport_socket": {
+                "name": "tls",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                    "require_client_certificate": true,
+                    "common_tls_context": tls(certificate),
+                },
+            },
+            "filters": [filter],
+        }],
+    })
+}
+
+/// Sends each CONNECT to one of `domains` to a cluster.
+fn host(cluster: &str, domains: &[String]) -> Value {
+    json!({
+        "name": cluster,
+        "domains": domains,
+        "routes": [{
+            "match": { "connect_matcher": {} },
+            "route": {
+                "cluster": cluster,
+                "timeout": "0s",
+                "upgrade_configs": [{ "upgrade_type": "CONNECT", "connect_config": {} }],
+            },
+        }],
+    })
+}
+
+/// The filter that ends tunnels and sends each CONNECT where its host says.
+fn out_of_tunnels(hosts: &[Value], streams: u32) -> Value {
     json!({
         "name": "http",
         "typed_config": {

@@ -13,6 +13,8 @@ mod enrolment;
 mod envoy;
 #[path = "mesh/fabric.rs"]
 mod fabric;
+#[path = "mesh/networks.rs"]
+mod networks;
 #[path = "mesh/node_agent.rs"]
 mod node_agent;
 #[path = "mesh/open_connections.rs"]
