@@ -18,7 +18,6 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
-use rustls::ClientConfig;
 use tokio::{net::TcpStream, time::Instant};
 
 use super::{
@@ -28,11 +27,15 @@ use super::{
     transport::{Transport, Witness},
     turn,
 };
-use crate::identity::{HandshakeError, PeerError, expect_peer};
+use crate::identity::{Credential, HandshakeError, PeerChain, PeerError};
 
 /// One tunnel that we dialed.
 pub(super) struct ClientTunnel {
     key: PoolKey,
+    /// The peer's certificates.
+    chain: Arc<PeerChain>,
+    /// When our own was put together.
+    credential_built_at: std::time::Instant,
     sender: SendRequest<Bytes>,
     streams: Cell<u32>,
     unused_since: Cell<Instant>,
@@ -55,6 +58,17 @@ pub(super) struct Lease(Rc<ClientTunnel>);
 impl ClientTunnel {
     pub(super) fn key(&self) -> &PoolKey {
         &self.key
+    }
+
+    /// Whether the tunnel was opened with this credential or a later one of the same identity. New streams do not ride on
+    /// a certificate, or on demands of the peer, that have been replaced.
+    pub(super) fn is_as_new_as(&self, credential: &Credential) -> bool {
+        self.credential_built_at >= credential.built_at()
+    }
+
+    /// The peer's certificates.
+    pub(super) fn chain(&self) -> &Arc<PeerChain> {
+        &self.chain
     }
 
     /// Whether the tunnel takes new streams: it is alive, and the peer has not sent GOAWAY. Before it has settled, that
@@ -121,6 +135,11 @@ impl Lease {
         }
     }
 
+    /// The peer's certificates.
+    pub(super) fn chain(&self) -> &Arc<PeerChain> {
+        self.0.chain()
+    }
+
     /// Why the tunnel ended before the peer showed that it accepts it.
     pub(super) fn failure(&self) -> Option<OpenError> {
         self.0.failure.borrow().clone()
@@ -141,12 +160,12 @@ impl Drop for Lease {
 /// was dialed for; others wait until the peer's SETTINGS have come.
 pub(super) async fn establish(
     config: &HboneConfig,
-    tls: Arc<ClientConfig>,
+    credential: &Arc<Credential>,
     tcp: TcpStream,
     dialing: Dialing,
 ) -> Result<Place, OpenError> {
-    let made = Box::pin(handshake(config, tls, tcp, dialing.key())).await;
-    let (sender, mut connection, witness) = match made {
+    let made = Box::pin(handshake(config, credential, tcp, dialing.key())).await;
+    let (sender, mut connection, witness, chain) = match made {
         Ok(made) => made,
         Err(error) => {
             dialing.fail(error.clone());
@@ -155,6 +174,8 @@ pub(super) async fn establish(
     };
     let tunnel = Rc::new(ClientTunnel {
         key: dialing.key().clone(),
+        chain: Arc::new(chain),
+        credential_built_at: credential.built_at(),
         sender,
         streams: Cell::new(0),
         unused_since: Cell::new(Instant::now()),
@@ -178,25 +199,25 @@ pub(super) async fn establish(
     Ok(place)
 }
 
-type Handshaken = (SendRequest<Bytes>, Connection<Transport, Bytes>, Rc<Witness>);
+type Handshaken = (SendRequest<Bytes>, Connection<Transport, Bytes>, Rc<Witness>, PeerChain);
 
 /// TLS, who the peer is, and our half of HTTP/2's beginning.
 async fn handshake(
     config: &HboneConfig,
-    tls: Arc<ClientConfig>,
+    credential: &Credential,
     tcp: TcpStream,
     key: &PoolKey,
 ) -> Result<Handshaken, OpenError> {
     let dial = key.dial;
     let limit = config.handshake_limit;
     let work = async {
-        let transport = Transport::connect(tcp, dial, tls, config.observer)
+        let transport = Transport::connect(tcp, dial, credential.client_config(), config.observer)
             .await
             .map_err(|error| OpenError::Handshake { dial, source: Arc::new(error.into()) })?;
         if !transport.is_http2() {
             return Err(OpenError::NotHttp2 { dial });
         }
-        match expect_peer(transport.peer_certificates(), &key.expected) {
+        match credential.expect_peer(transport.peer_certificates(), &key.expected) {
             Ok(_) => {}
             Err(PeerError::WrongPeer { found, .. }) => {
                 let expected = Arc::clone(&key.expected);
@@ -204,11 +225,13 @@ async fn handshake(
             }
             Err(source) => return Err(OpenError::Unidentified { dial, source }),
         }
+        let chain = PeerChain::of(transport.peer_certificates())
+            .map_err(|source| OpenError::Unidentified { dial, source })?;
         let witness = transport.witness();
         let (sender, connection) = connection::client(config, transport)
             .await
             .map_err(|error| OpenError::of_stream(dial, StreamError::from(error)))?;
-        Ok((sender, connection, witness))
+        Ok((sender, connection, witness, chain))
     };
     tokio::time::timeout(limit, work)
         .await

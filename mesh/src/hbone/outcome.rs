@@ -64,6 +64,8 @@ pub enum Side {
 pub enum Abort {
     /// A changed policy denies it.
     PolicyChanged,
+    /// The peer's certificate is revoked.
+    CertificateRevoked,
     /// Its pod was removed.
     PodRemoved,
     /// The daemon ends.

@@ -13,7 +13,7 @@ use super::{
     client::{self, Place},
     slots::{Choice, Slots},
 };
-use crate::identity::Credential;
+use crate::identity::{Credential, PeerChain};
 
 /// What is asked of the far end.
 #[derive(Clone, Debug)]
@@ -72,6 +72,11 @@ impl Pool {
         self.slots.close();
     }
 
+    /// Opens no more streams to the peers of which `is_such` holds. Streams that are open go on.
+    pub fn retire_peers(&self, is_such: impl Fn(&PeerChain) -> bool) {
+        self.slots.retire_peers(is_such);
+    }
+
     /// Tunnels that take new streams.
     pub fn tunnels(&self) -> usize {
         self.slots.tunnels()
@@ -84,7 +89,7 @@ impl Pool {
         dial: impl AsyncFn(SocketAddr) -> io::Result<TcpStream>,
     ) -> Result<Place, OpenError> {
         loop {
-            let dialing = match self.slots.choose(key) {
+            let dialing = match self.slots.choose(key, credential) {
                 Choice::Use(place) => return Ok(place),
                 Choice::Wait(dial) => {
                     dial.wait().await?;
@@ -94,9 +99,7 @@ impl Pool {
                 Choice::Closed => return Err(OpenError::Closed),
             };
             return match Box::pin(dial(key.dial)).await {
-                Ok(tcp) => {
-                    client::establish(&self.config, credential.client_config(), tcp, dialing).await
-                }
+                Ok(tcp) => client::establish(&self.config, credential, tcp, dialing).await,
                 Err(source) => {
                     let error = OpenError::Dial { dial: key.dial, source: Arc::new(source) };
                     dialing.fail(error.clone());

@@ -17,7 +17,7 @@ use super::{
     OpenError,
     client::{ClientTunnel, Place},
 };
-use crate::identity::Spiffe;
+use crate::identity::{Credential, PeerChain, Spiffe};
 
 /// What tunnels are shared by: streams of the same source to the same peers at the same address.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -88,7 +88,7 @@ impl Slots {
         Rc::new(Self { by_key: RefCell::default(), streams_per_tunnel, closed: Cell::new(false) })
     }
 
-    pub(super) fn choose(self: &Rc<Self>, key: &PoolKey) -> Choice {
+    pub(super) fn choose(self: &Rc<Self>, key: &PoolKey, credential: &Credential) -> Choice {
         if self.closed.get() {
             return Choice::Closed;
         }
@@ -97,7 +97,7 @@ impl Slots {
             by_key.insert(key.clone(), Slot::default());
         }
         let slot = by_key.get_mut(key).expect("inserted above");
-        slot.tunnels.retain(|tunnel| tunnel.is_open());
+        slot.tunnels.retain(|tunnel| tunnel.is_open() && tunnel.is_as_new_as(credential));
         if let Some(place) =
             slot.tunnels.iter().find_map(|tunnel| tunnel.place(self.streams_per_tunnel))
         {
@@ -120,6 +120,16 @@ impl Slots {
                 entry.remove();
             }
         }
+    }
+
+    /// Takes the tunnels out of use whose peer is like this. Their streams go on.
+    pub(super) fn retire_peers(&self, is_such: impl Fn(&PeerChain) -> bool) {
+        let mut retired = Vec::new();
+        for slot in self.by_key.borrow_mut().values_mut() {
+            retired.extend(slot.tunnels.extract_if(.., |tunnel| is_such(tunnel.chain())));
+        }
+        // Dropped after the borrow has ended: a tunnel's end may come back here.
+        drop(retired);
     }
 
     /// Takes all tunnels out of use, for good.

@@ -14,13 +14,14 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 
 use super::{client::Lease, connection::into_io};
+use crate::identity::PeerChain;
 
 /// One application's connection inside a tunnel.
 pub struct Stream {
     send: SendStream<Bytes>,
     receive: RecvStream,
     /// A client's place in its tunnel, given back when the stream is dropped.
-    _lease: Option<Lease>,
+    lease: Option<Lease>,
 }
 
 /// Why a peer reset a stream or closed a tunnel (RFC 9113 §7).
@@ -58,7 +59,12 @@ pub enum StreamError {
 
 impl Stream {
     pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream, lease: Option<Lease>) -> Self {
-        Self { send, receive, _lease: lease }
+        Self { send, receive, lease }
+    }
+
+    /// The peer's certificates, if it is we who dialed.
+    pub fn peer_chain(&self) -> Option<&Arc<PeerChain>> {
+        self.lease.as_ref().map(Lease::chain)
     }
 
     /// The next bytes, or `None` after the peer's end. The peer may send as many again at once.

@@ -8,6 +8,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -26,13 +27,14 @@ use super::{
     transport::Transport,
     turn,
 };
-use crate::identity::{Credential, HandshakeError, PeerError, Spiffe, peer_identity};
+use crate::identity::{Credential, HandshakeError, PeerChain, PeerError, Spiffe, peer_identity};
 
 /// The server's side of one tunnel. It moves only while [`Tunnel::next`] is awaited; dropping it resets its streams.
 pub struct Tunnel {
     connection: Connection<Transport, Bytes>,
     pinger: Pinger,
     peer: Spiffe,
+    chain: Arc<PeerChain>,
     peer_addr: SocketAddr,
     state: State,
 }
@@ -147,12 +149,15 @@ impl Tunnel {
             }
             let peer = peer_identity(transport.peer_certificates())
                 .map_err(|source| AcceptError::Unidentified { peer_addr, source })?;
+            let chain = PeerChain::of(transport.peer_certificates())
+                .map_err(|source| AcceptError::Unidentified { peer_addr, source })?;
+            let chain = Arc::new(chain);
             let witness = transport.witness();
             let mut connection = connection::server(config, transport)
                 .await
                 .map_err(|error| AcceptError::Http2 { peer_addr, source: error.into() })?;
             let pinger = Pinger::new(config, witness, connection.ping_pong());
-            Ok(Self { connection, pinger, peer, peer_addr, state: State::Open })
+            Ok(Self { connection, pinger, peer, chain, peer_addr, state: State::Open })
         });
         tokio::time::timeout(limit, work)
             .await
@@ -162,6 +167,11 @@ impl Tunnel {
     /// Who the peer is.
     pub fn peer(&self) -> &Spiffe {
         &self.peer
+    }
+
+    /// The certificates by which the peer was verified.
+    pub fn peer_chain(&self) -> &Arc<PeerChain> {
+        &self.chain
     }
 
     /// Where the peer's connection comes from.

@@ -10,8 +10,9 @@ use std::{
 
 use rand::RngCore;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, RevokedCertParams, SanType, SerialNumber,
     SubjectPublicKeyInfo,
 };
 use rustls_pki_types::{
@@ -69,7 +70,7 @@ pub enum AuthorityError {
     /// The certificate may not sign others.
     #[error("the root certificate is not a certificate authority's (basicConstraints lacks CA)")]
     NotAnAuthority,
-    /// The certificate is for another key.
+    /// No certificate is for the key.
     #[error("the root certificate is for another key than the root key")]
     KeyMismatch,
 }
@@ -150,8 +151,8 @@ impl Authority {
         Self::self_signed(read_key(key_pem)?, organization, validity)
     }
 
-    /// Loads a key and its certificate. More certificates may follow it: roots to trust besides, as while one root
-    /// takes the place of another.
+    /// Loads a key and its certificate. More certificates may stand beside it: roots to trust besides, as while one root
+    /// takes the place of another. The one that is for the key signs.
     ///
     /// # Errors
     /// [`AuthorityError`] says which of the two is wrong, or that they do not belong together.
@@ -161,19 +162,50 @@ impl Authority {
         let roots: Vec<_> = CertificateDer::pem_slice_iter(roots_pem.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|error| unreadable(error.to_string()))?;
-        let own = roots.first().ok_or_else(|| unreadable("no certificate in it".into()))?;
-        let (_, root) =
-            X509Certificate::from_der(own).map_err(|error| unreadable(error.to_string()))?;
+        if roots.is_empty() {
+            return Err(unreadable("no certificate in it".into()));
+        }
+        let mut own = None;
+        for root in &roots {
+            let (_, parsed) =
+                X509Certificate::from_der(root).map_err(|error| unreadable(error.to_string()))?;
+            if own.is_none() && *parsed.public_key().raw == *key.subject_public_key_info() {
+                own = Some((root, parsed));
+            }
+        }
+        let (own, root) = own.ok_or(AuthorityError::KeyMismatch)?;
         if !root.is_ca() {
             return Err(AuthorityError::NotAnAuthority);
-        }
-        if *root.public_key().raw != *key.subject_public_key_info() {
-            return Err(AuthorityError::KeyMismatch);
         }
         let root_not_after = system_time(root.validity().not_after);
         let issuer =
             Issuer::from_ca_cert_der(own, key).map_err(|error| unreadable(error.to_string()))?;
         Ok(Self { issuer, roots_pem: roots_pem.into(), root_not_after })
+    }
+
+    /// The certificates of `roots_pem` that are for other keys.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] says which of the two cannot be read.
+    pub fn without(key_pem: &str, roots_pem: &str) -> Result<String, AuthorityError> {
+        let unreadable = |reason: String| AuthorityError::Certificate { reason };
+        let key = read_key(key_pem)?;
+        let mut rest = String::new();
+        // As text, so that what people wrote between the certificates stays.
+        for block in roots_pem.split_inclusive("-----END CERTIFICATE-----") {
+            if block.trim().is_empty() {
+                continue;
+            }
+            let root = CertificateDer::from_pem_slice(block.as_bytes())
+                .map_err(|error| unreadable(error.to_string()))?;
+            let (_, parsed) =
+                X509Certificate::from_der(&root).map_err(|error| unreadable(error.to_string()))?;
+            if *parsed.public_key().raw != *key.subject_public_key_info() {
+                rest += block.trim();
+                rest.push('\n');
+            }
+        }
+        Ok(rest)
     }
 
     /// Adds roots that are trusted besides, in PEM.
@@ -237,6 +269,37 @@ impl Authority {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(sign)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(sign)?;
         Ok(ServerCertificate { certificate: certificate.der().clone(), key: key.into() })
+    }
+
+    /// Signs the list of the certificates that are taken back, by serial number, each with the moment that happened. In
+    /// PEM.
+    ///
+    /// # Errors
+    /// [`SignError::Sign`] when the library fails.
+    pub fn revocation_list(
+        &self,
+        revoked: &[(Vec<u8>, SystemTime)],
+        number: u64,
+        validity: Validity,
+    ) -> Result<String, SignError> {
+        let revoked = revoked.iter().map(|(serial, at)| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: (*at).into(),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: validity.not_before.into(),
+            next_update: validity.not_after.into(),
+            crl_number: number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params
+            .signed_by(&self.issuer)
+            .and_then(|list| list.pem())
+            .map_err(|source| SignError::Sign { source })
     }
 
     fn self_signed(

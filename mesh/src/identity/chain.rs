@@ -93,7 +93,6 @@ pub(super) struct IssuedChain {
     /// What is presented to peers: leaf and intermediates, with the key.
     pub(super) certified: Arc<CertifiedKey>,
     pub(super) roots: Vec<CertificateDer<'static>>,
-    pub(super) anchors: Arc<RootCertStore>,
     pub(super) leaf: Leaf,
 }
 
@@ -124,7 +123,7 @@ impl IssuedChain {
         check_both_sides(&presented, &anchors, now)?;
         let certified = Arc::new(CertifiedKey::new(presented, key));
         certified.keys_match().map_err(|_| ChainError::KeyMismatch)?;
-        Ok(Self { certified, roots, anchors, leaf })
+        Ok(Self { certified, roots, leaf })
     }
 }
 
@@ -157,7 +156,9 @@ fn certificates(element: usize, pem: &str) -> Result<Vec<CertificateDer<'static>
     Ok(found)
 }
 
-fn anchors(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, ChainError> {
+/// # Errors
+/// [`ChainError::Root`] for one that cannot be a trust anchor.
+pub(super) fn anchors(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, ChainError> {
     let mut anchors = RootCertStore::empty();
     for (index, root) in roots.iter().enumerate() {
         anchors.add(root.clone()).map_err(|source| ChainError::Root { index, source })?;

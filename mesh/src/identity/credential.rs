@@ -1,26 +1,32 @@
 //! One identity's certificate, ready for handshakes.
 //!
-//! In: a key and the chain issued for it. Out: a [`Credential`] with its two TLS configurations, built once. When to
-//! get another is not decided here.
+//! In: a key and the chain issued for it, and what the node demands of peers. Out: a [`Credential`] with its two TLS
+//! configurations, built once; another is built when the node's demands change. When to get another certificate is not
+//! decided here.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use rustls::{
-    ClientConfig, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig,
     client::{ClientSessionMemoryCache, Resumption},
     crypto::aws_lc_rs::Ticketer,
     server::NoServerSessionStorage,
-    sign::SingleCertAndKey,
+    sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
 use rustls_pki_types::CertificateDer;
 
 use super::{
-    IssueError, Spiffe,
-    chain::IssuedChain,
+    IssueError, PeerError, Spiffe, Verification,
+    chain::{IssuedChain, anchors},
     key::RequestedKey,
+    peer::valid_names,
     tls,
-    verifier::{ClientVerifier, ServerVerifier},
+    verifier::{ClientVerifier, ServerVerifier, Trusted},
 };
 
 /// How many sessions a client remembers for each identity: those of 128 servers, of which rustls keeps up to 8 each.
@@ -32,10 +38,13 @@ pub struct Credential {
     spiffe: Spiffe,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
-    chain: Vec<CertificateDer<'static>>,
-    roots: Vec<CertificateDer<'static>>,
+    certified: Arc<CertifiedKey>,
+    /// What came with the certificate.
+    own_roots: Arc<[CertificateDer<'static>]>,
+    trusted: Arc<Trusted>,
     not_before: SystemTime,
     not_after: SystemTime,
+    built_at: Instant,
 }
 
 impl Credential {
@@ -44,21 +53,59 @@ impl Credential {
         key: &RequestedKey,
         cert_chain: &[String],
         who: &Spiffe,
-        trust_domain_aliases: &Arc<[String]>,
+        verification: &Verification,
         now: SystemTime,
     ) -> Result<Self, IssueError> {
         let issued = IssuedChain::check(cert_chain, key.signing_key()?, who, now)?;
-        let tls = |source| IssueError::Tls { who: who.clone(), source };
+        Self::of_chain(issued, verification)
+    }
+
+    /// Takes a chain that was checked.
+    pub(super) fn of_chain(
+        issued: IssuedChain,
+        verification: &Verification,
+    ) -> Result<Self, IssueError> {
+        let IssuedChain { certified, roots, leaf } = issued;
+        Self::build(
+            leaf.names.first,
+            certified,
+            roots.into(),
+            verification,
+            (leaf.not_before, leaf.not_after),
+        )
+    }
+
+    /// The same certificate under other demands. No session outlives what it was verified under.
+    pub(super) fn under(&self, verification: &Verification) -> Result<Self, IssueError> {
+        Self::build(
+            self.spiffe.clone(),
+            self.certified.clone(),
+            self.own_roots.clone(),
+            verification,
+            (self.not_before, self.not_after),
+        )
+    }
+
+    fn build(
+        spiffe: Spiffe,
+        certified: Arc<CertifiedKey>,
+        own_roots: Arc<[CertificateDer<'static>]>,
+        verification: &Verification,
+        (not_before, not_after): (SystemTime, SystemTime),
+    ) -> Result<Self, IssueError> {
+        let trusted = Arc::new(Trusted::new(&spiffe, &own_roots, verification));
+        let anchors = Arc::new(anchors(&trusted.roots)?);
+        let tls = |source| IssueError::Tls { who: spiffe.clone(), source };
         Ok(Self {
-            spiffe: who.clone(),
-            client: Arc::new(client_config(&issued).map_err(tls)?),
-            server: Arc::new(
-                server_config(&issued, who, trust_domain_aliases.clone()).map_err(tls)?,
-            ),
-            chain: issued.certified.cert.clone(),
-            roots: issued.roots,
-            not_before: issued.leaf.not_before,
-            not_after: issued.leaf.not_after,
+            client: client_config(&certified, &trusted, anchors.clone()).map_err(tls)?,
+            server: server_config(&certified, &trusted, anchors).map_err(tls)?,
+            spiffe,
+            certified,
+            own_roots,
+            trusted,
+            not_before,
+            not_after,
+            built_at: Instant::now(),
         })
     }
 
@@ -69,9 +116,9 @@ impl Credential {
 
     /// For dialing: ALPN `h2`, TLS 1.3, our certificate, X25519MLKEM768 first, sessions resumed.
     ///
-    /// The peer's chain, validity and usage are verified, but not who it is: call
-    /// [`expect_peer`](super::expect_peer) after the handshake. Sessions are remembered by the server name given to
-    /// rustls, which is never sent: give the address that is dialed.
+    /// The peer's chain, validity and usage are verified, but not who it is: call [`Credential::expect_peer`] after
+    /// the handshake. Sessions are remembered by the server name given to rustls, which is never sent: give the
+    /// address that is dialed.
     pub fn client_config(&self) -> Arc<ClientConfig> {
         self.client.clone()
     }
@@ -80,6 +127,27 @@ impl Credential {
     /// workload of our trust domain or an alias of it.
     pub fn server_config(&self) -> Arc<ServerConfig> {
         self.server.clone()
+    }
+
+    /// Checks that the peer of a handshake is one of `expected`, and says which of its names it is by: any URI of its
+    /// leaf may match. The mesh's names for its own trust domain stand for one another.
+    ///
+    /// For the client, after every handshake, the resumed ones too.
+    ///
+    /// # Errors
+    /// [`PeerError::WrongPeer`] when it is somebody else; otherwise as [`peer_identity`](super::peer_identity).
+    pub fn expect_peer(
+        &self,
+        certs: &[CertificateDer<'_>],
+        expected: &[Spiffe],
+    ) -> Result<Spiffe, PeerError> {
+        let names = valid_names(certs, SystemTime::now())?;
+        let is_expected = |name: &&Spiffe| {
+            expected.iter().any(|expected| self.trusted.is_same_workload(expected, name))
+        };
+        let matching = names.iter().find(is_expected).cloned();
+        matching
+            .ok_or_else(|| PeerError::WrongPeer { found: names.first, expected: expected.into() })
     }
 
     /// When the certificate's validity begins.
@@ -92,14 +160,20 @@ impl Credential {
         self.not_after
     }
 
-    /// What is presented to peers: the leaf, then the intermediates.
-    pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.chain
+    /// When it was put together: a later one of the same identity has a newer certificate, or demands other things of
+    /// its peers.
+    pub fn built_at(&self) -> Instant {
+        self.built_at
     }
 
-    /// What peers' chains must end in.
+    /// What is presented to peers: the leaf, then the intermediates.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+
+    /// What peers' chains must end in: the roots that came with the certificate, then others of the node.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
-        &self.roots
+        &self.trusted.roots
     }
 }
 
@@ -113,34 +187,38 @@ impl fmt::Debug for Credential {
     }
 }
 
-fn client_config(issued: &IssuedChain) -> Result<ClientConfig, rustls::Error> {
+fn client_config(
+    certified: &Arc<CertifiedKey>,
+    trusted: &Arc<Trusted>,
+    anchors: Arc<RootCertStore>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut config = ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(ServerVerifier::new(issued.anchors.clone()))
-        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(issued.certified.clone())));
+        .with_custom_certificate_verifier(ServerVerifier::new(anchors, trusted.clone()))
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified.clone())));
     config.alpn_protocols = vec![tls::ALPN.into()];
     config.enable_sni = false;
     let sessions = Arc::new(ClientSessionMemoryCache::new(REMEMBERED_SESSIONS));
     config.resumption = Resumption::store(sessions);
-    Ok(config)
+    Ok(Arc::new(config))
 }
 
-/// Tickets are sealed with keys of this configuration alone, so a session ends with the certificate and the roots it
-/// was verified under, and none moves from one identity to another.
+/// Tickets are sealed with keys of this configuration alone, so a session ends with the certificate, the roots and the
+/// revocation lists it was verified under, and none moves from one identity to another.
 fn server_config(
-    issued: &IssuedChain,
-    own: &Spiffe,
-    trust_domain_aliases: Arc<[String]>,
-) -> Result<ServerConfig, rustls::Error> {
-    let verifier = ClientVerifier::new(issued.anchors.clone(), own.clone(), trust_domain_aliases)?;
+    certified: &Arc<CertifiedKey>,
+    trusted: &Arc<Trusted>,
+    anchors: Arc<RootCertStore>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let verifier = ClientVerifier::new(anchors, trusted.clone())?;
     let mut config = ServerConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(issued.certified.clone())));
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified.clone())));
     config.alpn_protocols = vec![tls::ALPN.into()];
     config.ticketer = Ticketer::new()?;
     // The client keeps the ticket, so the server need not keep the session.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(config)
+    Ok(Arc::new(config))
 }

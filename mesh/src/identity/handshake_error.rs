@@ -22,6 +22,9 @@ pub enum HandshakeError {
     /// The peer's certificate is not valid yet: a clock is wrong.
     #[error("the peer's certificate is not valid yet")]
     NotYetValid,
+    /// The peer's certificate, or one that it was issued by, has been taken back.
+    #[error("the peer's certificate is revoked")]
+    Revoked,
     /// The client showed no certificate: it is not of a mesh.
     #[error("the peer presented no certificate")]
     NoCertificate,
@@ -106,6 +109,7 @@ impl HandshakeError {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 Some(Self::Expired)
             }
+            CertificateError::Revoked => Some(Self::Revoked),
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 Some(Self::NotYetValid)
             }
@@ -129,6 +133,7 @@ fn describe(alert: AlertDescription) -> String {
     match alert {
         AlertDescription::UnknownCA => "it does not know the authority of our certificate".into(),
         AlertDescription::CertificateExpired => "our certificate has expired by its clock".into(),
+        AlertDescription::CertificateRevoked => "it holds our certificate for revoked".into(),
         AlertDescription::CertificateRequired => "it requires a certificate".into(),
         AlertDescription::CertificateUnknown | AlertDescription::AccessDenied => {
             "it does not accept our identity".into()

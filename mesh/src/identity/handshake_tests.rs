@@ -70,12 +70,12 @@ async fn refusals(from: &Credential, to: &Credential) -> (String, String) {
 #[tokio::test]
 async fn two_workloads_of_one_mesh_know_each_other() {
     let ca = LocalCa::new("cluster.local").unwrap();
-    let (client, server) =
-        handshake(&ca.credential(&web()).unwrap(), &ca.credential(&cart()).unwrap()).await;
+    let from = ca.credential(&web()).unwrap();
+    let (client, server) = handshake(&from, &ca.credential(&cart()).unwrap()).await;
     let (client, server) = (client.unwrap(), server.unwrap());
     let seen_by_client = client.get_ref().1.peer_certificates().unwrap();
     let seen_by_server = server.get_ref().1.peer_certificates().unwrap();
-    assert_eq!(expect_peer(seen_by_client, &[cart()]), Ok(cart()));
+    assert_eq!(from.expect_peer(seen_by_client, &[cart()]), Ok(cart()));
     assert_eq!(peer_identity(seen_by_server), Ok(web()));
 }
 
@@ -98,11 +98,11 @@ async fn a_tunnel_is_http2_over_tls13_with_the_hybrid_exchange_and_aes128() {
 #[tokio::test]
 async fn somebody_else_at_the_address_is_not_whom_we_expect() {
     let ca = LocalCa::new("cluster.local").unwrap();
-    let (client, _) =
-        handshake(&ca.credential(&web()).unwrap(), &ca.credential(&cart()).unwrap()).await;
+    let from = ca.credential(&web()).unwrap();
+    let (client, _) = handshake(&from, &ca.credential(&cart()).unwrap()).await;
     let client = client.unwrap();
     let pay = name("spiffe://cluster.local/ns/shop/sa/pay");
-    let error = expect_peer(client.get_ref().1.peer_certificates().unwrap(), &[web(), pay]);
+    let error = from.expect_peer(client.get_ref().1.peer_certificates().unwrap(), &[web(), pay]);
     assert_eq!(
         error.unwrap_err().to_string(),
         "the peer is spiffe://cluster.local/ns/shop/sa/cart, expected \
@@ -119,8 +119,8 @@ async fn the_second_handshake_is_resumed_and_the_identity_still_known() {
         let (client, server) = (client.unwrap(), server.unwrap());
         let (client, server) = (client.get_ref().1, server.get_ref().1);
         assert_eq!(client.handshake_kind(), Some(expected));
-        assert_eq!(expect_peer(client.peer_certificates().unwrap(), &[cart()]), Ok(cart()));
-        assert!(expect_peer(client.peer_certificates().unwrap(), &[web()]).is_err());
+        assert_eq!(from.expect_peer(client.peer_certificates().unwrap(), &[cart()]), Ok(cart()));
+        assert!(from.expect_peer(client.peer_certificates().unwrap(), &[web()]).is_err());
         assert_eq!(peer_identity(server.peer_certificates().unwrap()), Ok(web()));
     }
 }
@@ -229,13 +229,13 @@ async fn a_client_whose_validity_has_not_begun_is_refused() {
 async fn a_client_without_a_certificate_is_refused() {
     let ca = LocalCa::new("cluster.local").unwrap();
     let to = ca.credential(&cart()).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(to.roots()[0].clone()).unwrap();
+    let trusted = verifier::Trusted::new(&web(), to.roots(), &Verification::default());
+    let anchors = Arc::new(chain::anchors(&trusted.roots).unwrap());
     let bare = rustls::ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(verifier::ServerVerifier::new(Arc::new(roots)))
+        .with_custom_certificate_verifier(verifier::ServerVerifier::new(anchors, Arc::new(trusted)))
         .with_no_client_auth();
     let (near, far) = tokio::io::duplex(64 * 1024);
     let address = ServerName::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
@@ -268,4 +268,72 @@ async fn a_peer_that_hangs_up_is_named() {
     let error = TlsAcceptor::from(to.server_config()).accept(far).await.unwrap_err();
     let error = HandshakeError::from(error);
     assert!(matches!(error, HandshakeError::Closed), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_under_an_alias_of_our_trust_domain_is_whom_we_expect() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let aliases = ["old.example".to_owned(), "older.example".to_owned()];
+    let from = ca.credential_valid(&web(), from_now(-1, 1), &aliases).unwrap();
+    let old_cart = name("spiffe://old.example/ns/shop/sa/cart");
+    let other_cart = name("spiffe://other.example/ns/shop/sa/cart");
+    let older_pay = name("spiffe://older.example/ns/shop/sa/pay");
+    let seen = ca.credential(&old_cart).unwrap();
+    let expect = |expected: &[Spiffe]| from.expect_peer(seen.chain(), expected);
+    assert_eq!(expect(&[cart()]), Ok(old_cart.clone()));
+    assert_eq!(expect(&[name("spiffe://older.example/ns/shop/sa/cart")]), Ok(old_cart.clone()));
+    assert!(expect(&[older_pay]).is_err());
+    assert!(expect(std::slice::from_ref(&other_cart)).is_err());
+    // Of a trust domain that is no alias, only the name itself is.
+    let foreign = ca.credential(&other_cart).unwrap();
+    assert_eq!(
+        from.expect_peer(foreign.chain(), std::slice::from_ref(&other_cart)),
+        Ok(other_cart)
+    );
+    assert!(from.expect_peer(foreign.chain(), &[cart()]).is_err());
+    // Without aliases, no name stands for another.
+    assert!(ca.credential(&web()).unwrap().expect_peer(seen.chain(), &[cart()]).is_err());
+}
+
+/// What `credential` is when `revoked` are.
+fn revoking(ca: &LocalCa, credential: &Credential, revoked: &[&Credential]) -> Credential {
+    let list = ca.revocation_list(revoked).unwrap();
+    let revocations = Arc::new(Revocations::parse(list.as_bytes()).unwrap());
+    credential.under(&Verification { revocations, ..Verification::default() }).unwrap()
+}
+
+#[tokio::test]
+async fn a_revoked_client_is_refused_and_another_of_its_identity_is_not() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let [stolen, fresh] = [(); 2].map(|()| ca.credential(&web()).unwrap());
+    let to = revoking(&ca, &ca.credential(&cart()).unwrap(), &[&stolen]);
+    let (client, server) = refusals(&stolen, &to).await;
+    assert_eq!(server, "the peer's certificate is revoked");
+    assert_eq!(client, "the peer refused the handshake: it holds our certificate for revoked");
+    assert_eq!(refusals(&fresh, &to).await, ("accepted".into(), "accepted".into()));
+}
+
+#[tokio::test]
+async fn a_revoked_server_is_refused() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let to = ca.credential(&cart()).unwrap();
+    let from = revoking(&ca, &ca.credential(&web()).unwrap(), &[&to]);
+    let (client, _) = refusals(&from, &to).await;
+    assert_eq!(client, "the peer's certificate is revoked");
+}
+
+#[tokio::test]
+async fn no_session_outlives_what_it_was_verified_under() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let (from, to) = (ca.credential(&web()).unwrap(), ca.credential(&cart()).unwrap());
+    for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        let (client, _) = handshake(&from, &to).await;
+        assert_eq!(client.unwrap().get_ref().1.handshake_kind(), Some(expected));
+    }
+    // The server is told that the client is revoked: its ticket is of no use.
+    let (_, server) = refusals(&from, &revoking(&ca, &to, &[&from])).await;
+    assert_eq!(server, "the peer's certificate is revoked");
+    // The client is told that the server is: it offers no ticket.
+    let (client, _) = refusals(&revoking(&ca, &from, &[&to]), &to).await;
+    assert_eq!(client, "the peer's certificate is revoked");
 }

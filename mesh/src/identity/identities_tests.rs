@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Mutex};
 
 use super::*;
-use crate::identity::{CaError, LocalCa, Validity};
+use crate::identity::{CaError, Identities, LocalCa, Unavailable, Validity};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -116,7 +116,7 @@ async fn a_prefetched_certificate_is_there_without_a_wait() {
     let identities = start(&source);
     identities.prefetch(&web());
     assert_eq!(state(&identities), "initializing");
-    let mut states = identities.shared.book().states[&web()].subscribe();
+    let mut states = identities.keeper.book().states[&web()].subscribe();
     states.wait_for(|s| matches!(s, CertificateState::Available { .. })).await.unwrap();
     assert!(identities.current(&web()).is_some());
 }
@@ -163,7 +163,7 @@ async fn the_old_certificate_serves_while_its_renewal_fails() {
     let identities = start(&source);
     let first = identities.credential(&web()).await.unwrap();
     let began = Instant::now();
-    let mut states = identities.shared.book().states[&web()].subscribe();
+    let mut states = identities.keeper.book().states[&web()].subscribe();
     states.changed().await.unwrap();
     let half = began.elapsed().as_secs();
     assert!((27 * 60 - 1..=33 * 60).contains(&half), "renewed after {half} s");
@@ -182,9 +182,9 @@ async fn an_expired_certificate_is_not_served_but_replaced() {
     let past = Validity { not_before: now - 2 * HOUR, not_after: now - HOUR };
     let expired = Arc::new(source.ca.credential_valid(&web(), past, &[]).unwrap());
     identities.credential(&web()).await.unwrap();
-    identities.shared.live.rcu(|live| live.update(web(), expired.clone()));
+    identities.keeper.live.rcu(|live| live.update(web(), expired.clone()));
     let credential = expired.clone();
-    identities.shared.book().states[&web()]
+    identities.keeper.book().states[&web()]
         .send_replace(CertificateState::Available { credential, renewal_failure: None });
     assert!(identities.current(&web()).is_none());
     let fresh = identities.credential(&web()).await.unwrap();
@@ -193,15 +193,15 @@ async fn an_expired_certificate_is_not_served_but_replaced() {
 }
 
 #[tokio::test]
-async fn a_forgotten_identity_is_gone_and_its_waiters_are_told() {
+async fn who_waits_for_an_identity_that_nobody_has_any_more_is_told() {
     let source = Scripted::new(&[Reply::Hang]);
     let identities = start(&source);
     let who = web();
-    let forget = async {
+    let release = async {
         source.asked(1).await;
-        identities.forget(&who);
+        identities.release(&who);
     };
-    let (result, ()) = tokio::join!(identities.credential(&who), forget);
+    let (result, ()) = tokio::join!(identities.credential(&who), release);
     let error = result.unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -209,8 +209,96 @@ async fn a_forgotten_identity_is_gone_and_its_waiters_are_told() {
     );
     assert_eq!(identities.states().len(), 0);
     assert!(identities.credential(&who).await.is_ok());
-    identities.forget(&who);
-    assert!(identities.current(&who).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_made_anew_find_the_certificate_of_their_identity() {
+    let source = Scripted::new(&[]);
+    let identities = start(&source);
+    let first = identities.credential(&web()).await.unwrap();
+    identities.release(&web());
+    assert_eq!(state(&identities), "");
+    tokio::time::sleep(Duration::from_secs(299)).await;
+    let again = identities.credential(&web()).await.unwrap();
+    assert!(Arc::ptr_eq(&first, &again));
+    identities.prefetch(&web());
+    assert_eq!(state(&identities), "available");
+    assert_eq!(*source.asked.borrow(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_nobody_needs_is_dropped_in_the_end() {
+    let source = Scripted::new(&[]);
+    let identities = start(&source);
+    identities.credential(&web()).await.unwrap();
+    identities.release(&web());
+    tokio::time::sleep(Duration::from_secs(301)).await;
+    assert!(identities.current(&web()).is_none());
+    assert!(identities.verification().borrow().roots.is_empty());
+}
+
+/// Serves from one authority, then from another.
+struct Rotating {
+    before: LocalCa,
+    after: LocalCa,
+    switched: std::sync::atomic::AtomicBool,
+}
+
+impl CertificateSource for Rotating {
+    fn issue<'a>(
+        &'a self,
+        csr_pem: String,
+        who: &'a Spiffe,
+        lifetime: Duration,
+    ) -> crate::identity::BoxFuture<'a, Result<Vec<String>, CaError>> {
+        let switched = self.switched.load(std::sync::atomic::Ordering::Relaxed);
+        (if switched { &self.after } else { &self.before }).issue(csr_pem, who, lifetime)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_that_came_with_one_certificate_is_trusted_by_all_and_the_others_ask_again() {
+    let new = LocalCa::new("cluster.local").unwrap();
+    let before = LocalCa::new("cluster.local").unwrap();
+    let after = new.trusting(&before);
+    let source = Arc::new(Rotating { before, after, switched: false.into() });
+    let config = IdentityConfig { lifetime: 1000 * HOUR, ..IdentityConfig::default() };
+    let identities = Identities::start(source.clone(), config);
+    let cart = Spiffe::new("cluster.local", "shop", "cart").unwrap();
+    let first = identities.credential(&web()).await.unwrap();
+    assert_eq!(first.roots().len(), 1);
+    source.switched.store(true, std::sync::atomic::Ordering::Relaxed);
+
+    identities.credential(&cart).await.unwrap();
+    let held = identities.current(&web()).unwrap();
+    assert_eq!(held.roots().len(), 2);
+    assert_eq!(held.chain(), first.chain());
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_ne!(identities.current(&web()).unwrap().chain(), first.chain());
+    assert_eq!(identities.report().issued, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_revoked_certificate_is_replaced_at_once() {
+    let source = Scripted::new(&[]);
+    let identities = start(&source);
+    let first = identities.credential(&web()).await.unwrap();
+    let mut states = identities.keeper.want(&web(), Urgency::Prefetch);
+    let list = source.ca.revocation_list(&[&first]).unwrap();
+    states.borrow_and_update();
+    identities.revoke(Arc::new(Revocations::parse(list.as_bytes()).unwrap()));
+    let replaced = |state: &CertificateState| matches!(state, CertificateState::Available { credential, .. } if credential.chain() != first.chain());
+    tokio::time::timeout(Duration::from_secs(1), states.wait_for(replaced)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_failed_is_counted_by_its_kind() {
+    let source = Scripted::new(&[Reply::Fail]);
+    let identities = start(&source);
+    assert!(identities.credential(&web()).await.is_ok());
+    let report = identities.report();
+    assert_eq!((report.issued, report.failed), (1, vec![("connect", 1)]));
+    assert!(report.last_issued.is_some());
 }
 
 #[tokio::test]
@@ -228,7 +316,7 @@ async fn a_bug_in_the_source_is_a_failure_of_that_request() {
     }
     let identities = Identities::start(Arc::new(Panics), IdentityConfig::default());
     identities.prefetch(&web());
-    let mut states = identities.shared.book().states[&web()].subscribe();
+    let mut states = identities.keeper.book().states[&web()].subscribe();
     states.wait_for(|s| matches!(s, CertificateState::Unavailable { .. })).await.unwrap();
     assert!(state(&identities).contains("ended abnormally"), "{}", state(&identities));
 }

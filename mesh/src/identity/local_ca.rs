@@ -3,14 +3,11 @@
 //! For a dedicated host that is a mesh of its own, and for tests: the root lives as long as the value, and nobody
 //! outside can join. The control plane's authority, which keeps its root, is `pilot::ca`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use super::{
     Authority, AuthorityError, BoxFuture, CaError, CertificateSource, Credential, IssueError,
-    Spiffe, Validity, key::RequestedKey,
+    PeerChain, SignError, Spiffe, Validity, Verification, key::RequestedKey,
 };
 
 /// The root outlives every process.
@@ -68,7 +65,24 @@ impl LocalCa {
         let key = RequestedKey::generate(who)?;
         let chain = self.authority.sign(&key.csr_pem(), who, validity).map_err(CaError::Local)?;
         let within = validity.not_before;
-        Credential::assemble(&key, &chain, who, &Arc::from(aliases), within)
+        let verification =
+            Verification { trust_domain_aliases: aliases.into(), ..Verification::default() };
+        Credential::assemble(&key, &chain, who, &verification, within)
+    }
+
+    /// A list, in PEM, by which the leaves of `revoked` are taken back.
+    ///
+    /// # Errors
+    /// [`SignError`] when the library fails.
+    pub fn revocation_list(&self, revoked: &[&Credential]) -> Result<String, SignError> {
+        let now = SystemTime::now();
+        let serials: Vec<_> = revoked
+            .iter()
+            .filter_map(|credential| PeerChain::of(credential.chain()).ok())
+            .map(|chain| (chain.leaf().serial().to_vec(), now))
+            .collect();
+        let validity = Validity::starting(now, Duration::ZERO, LEAF_LIFETIME);
+        self.authority.revocation_list(&serials, 1, validity)
     }
 }
 

@@ -4,6 +4,7 @@
 //! Private keys of workloads do not leave this module: others get TLS configurations.
 
 mod authority;
+mod bundles;
 mod ca_client;
 mod chain;
 mod control_plane;
@@ -12,14 +13,18 @@ mod handshake_error;
 #[cfg(test)]
 mod handshake_tests;
 mod identities;
+mod keeper;
 mod key;
 mod local_ca;
 mod peer;
+mod peer_chain;
 mod renewal;
+mod revocation;
 mod schedule;
 mod source;
 mod spiffe;
 mod tls;
+mod verification;
 mod verifier;
 
 pub use authority::{Authority, AuthorityError, ServerCertificate, SignError, Validity};
@@ -28,11 +33,14 @@ pub use chain::ChainError;
 pub use control_plane::{Roots, ServerConfig, ServerError, Token};
 pub use credential::Credential;
 pub use handshake_error::HandshakeError;
-pub use identities::{CertificateState, Identities, IdentityConfig, Unavailable};
+pub use identities::{CertificateState, Identities, IdentityConfig, IssueReport, Unavailable};
 pub use key::KeyError;
 pub use local_ca::LocalCa;
-pub use peer::{PeerError, expect_peer, peer_identity};
+pub use peer::{PeerError, peer_identity};
+pub use peer_chain::{CertificateName, PeerChain};
 pub use renewal::{Jitter, Renewal};
+pub use revocation::{RevocationError, Revocations};
 pub use source::{BoxFuture, CaError, CertificateSource, IssueError};
 pub use spiffe::{Spiffe, SpiffeError};
 pub use tls::provider as crypto_provider;
+pub use verification::Verification;

@@ -72,18 +72,6 @@ pub fn peer_identity(certs: &[CertificateDer<'_>]) -> Result<Spiffe, PeerError> 
     valid_names(certs, SystemTime::now()).map(|names| names.first)
 }
 
-/// Checks that the peer is one of `expected` and says which: any URI of the leaf may match.
-///
-/// For the client, after every handshake, the resumed ones too.
-///
-/// # Errors
-/// [`PeerError::WrongPeer`] when it is somebody else; otherwise as [`peer_identity`].
-pub fn expect_peer(certs: &[CertificateDer<'_>], expected: &[Spiffe]) -> Result<Spiffe, PeerError> {
-    let names = valid_names(certs, SystemTime::now())?;
-    let matching = names.iter().find(|name| expected.contains(name)).cloned();
-    matching.ok_or_else(|| PeerError::WrongPeer { found: names.first, expected: expected.into() })
-}
-
 /// The workload names in one leaf: never none.
 pub(super) struct LeafNames {
     pub(super) first: Spiffe,
@@ -123,7 +111,10 @@ impl Leaf {
     }
 }
 
-fn valid_names(certs: &[CertificateDer<'_>], now: SystemTime) -> Result<LeafNames, PeerError> {
+pub(super) fn valid_names(
+    certs: &[CertificateDer<'_>],
+    now: SystemTime,
+) -> Result<LeafNames, PeerError> {
     let leaf = Leaf::parse(certs.first().ok_or(PeerError::NoCertificate)?)?;
     if now < leaf.not_before {
         return Err(PeerError::NotYetValid { found: leaf.names.first });
@@ -205,26 +196,6 @@ mod tests {
         for (uris, expected) in table {
             assert_eq!(text(peer_identity(&[certificate(uris)])), expected, "{uris:?}");
         }
-    }
-
-    #[test]
-    fn any_name_of_the_leaf_may_be_the_expected_one() {
-        let leaf = [certificate(&[WEB, CART])];
-        assert_eq!(expect_peer(&leaf, &[spiffe(CART)]), Ok(spiffe(CART)));
-        assert_eq!(expect_peer(&leaf, &[spiffe(CART), spiffe(WEB)]), Ok(spiffe(WEB)));
-    }
-
-    #[test]
-    fn who_expects_nobody_accepts_nobody() {
-        let refusal = "the peer is spiffe://cluster.local/ns/shop/sa/web, expected nobody";
-        assert_eq!(text(expect_peer(&[certificate(&[WEB])], &[])), refusal);
-    }
-
-    #[test]
-    fn only_the_leaf_counts() {
-        let chain = [certificate(&[WEB]), certificate(&[CART])];
-        assert!(expect_peer(&chain, &[spiffe(CART)]).is_err());
-        assert_eq!(peer_identity(&[]), Err(PeerError::NoCertificate));
     }
 
     #[test]

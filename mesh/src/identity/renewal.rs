@@ -111,6 +111,13 @@ impl Renewal {
         }
     }
 
+    /// The certificate in use is to be replaced at `at`, if that is sooner than its renewal.
+    pub fn handle_outdated(&mut self, at: Instant) {
+        if let Self::Held { renew_at } = self {
+            *renew_at = at.min(*renew_at);
+        }
+    }
+
     /// The next moment this machine must be woken, and why (for the log).
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match *self {
@@ -295,6 +302,19 @@ mod tests {
             "sent; failed - 0; expired",
             &["requested after 0", "waiting after 1 until 1", "waiting after 1 until 1"],
         );
+    }
+
+    #[test]
+    fn an_outdated_certificate_is_renewed_sooner_and_never_later() {
+        let now = Instant::now();
+        let mut machine = Renewal::Held { renew_at: now + HOUR };
+        machine.handle_outdated(now + HOUR / 2);
+        assert_eq!(machine, Renewal::Held { renew_at: now + HOUR / 2 });
+        machine.handle_outdated(now + HOUR);
+        assert_eq!(machine, Renewal::Held { renew_at: now + HOUR / 2 });
+        let mut waiting = Renewal::Waiting { failures: 1, retry_at: now + HOUR };
+        waiting.handle_outdated(now);
+        assert_eq!(waiting, Renewal::Waiting { failures: 1, retry_at: now + HOUR });
     }
 
     proptest::proptest! {

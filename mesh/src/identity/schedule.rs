@@ -18,6 +18,12 @@ use super::{
 /// A daemon that starts has all its pods' certificates to ask for; an authority serves many such daemons.
 const CONCURRENT_REQUESTS: usize = 8;
 
+/// How long a certificate is kept when the last pod that needs it has left the node: pods that are made anew, as in a
+/// rollout or a crash loop, do not have the authority sign again each time.
+const RETENTION: Duration = Duration::from_secs(300);
+/// How many such certificates are kept. The one that left first goes first.
+const RETAINED: usize = 256;
+
 /// Why a certificate is wanted, the most urgent last.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Urgency {
@@ -57,6 +63,8 @@ struct Entry {
     /// Position in the queue of its urgency.
     turn: u64,
     ticket: u64,
+    /// Nobody on the node has the identity; its certificate is kept until then, and not renewed.
+    released_until: Option<Instant>,
 }
 
 impl Schedule {
@@ -68,8 +76,47 @@ impl Schedule {
             urgency,
             turn,
             ticket: turn,
+            released_until: None,
         });
+        entry.released_until = None;
         entry.urgency = entry.urgency.max(urgency);
+    }
+
+    /// The certificate of `who` is to be replaced at `at`, whatever is left of it.
+    pub(super) fn handle_outdated(&mut self, who: &Spiffe, at: Instant) {
+        if let Some(entry) = self.identities.get_mut(who) {
+            entry.renewal.handle_outdated(at);
+        }
+    }
+
+    /// Nobody on the node has the identity any more. What is held of it is kept for [`RETENTION`]; out is who is
+    /// dropped at once: `who` itself, if nothing `is_held`, or one that left before, if too many are kept.
+    pub(super) fn handle_released(
+        &mut self,
+        who: &Spiffe,
+        is_held: bool,
+        now: Instant,
+    ) -> Option<Spiffe> {
+        let entry = self.identities.get_mut(who)?;
+        if !is_held {
+            self.identities.remove(who);
+            return Some(who.clone());
+        }
+        entry.released_until = Some(now + RETENTION);
+        entry.urgency = Urgency::Renewal;
+        let retained =
+            || self.identities.iter().filter_map(|(who, e)| Some((e.released_until?, who)));
+        if retained().count() <= RETAINED {
+            return None;
+        }
+        let first = retained().min()?.1.clone();
+        self.identities.remove(&first);
+        Some(first)
+    }
+
+    /// Whether somebody on the node has the identity.
+    pub(super) fn is_wanted(&self, who: &Spiffe) -> bool {
+        self.identities.get(who).is_some_and(|entry| entry.released_until.is_none())
     }
 
     /// The certificate of `who` ended by the wall clock, whatever the timers say.
@@ -79,11 +126,6 @@ impl Schedule {
             entry.renewal.handle_expired();
             entry.turn = turn;
         }
-    }
-
-    /// Removes `who`. An answer that is still to come will be stale.
-    pub(super) fn handle_forgotten(&mut self, who: &Spiffe) {
-        self.identities.remove(who);
     }
 
     /// `request` was answered with a certificate of `lifetime`, `age` of which is over.
@@ -114,11 +156,16 @@ impl Schedule {
         Answer::Wanted
     }
 
-    /// Puts those whose moment has come into the queue.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    /// Puts those whose moment has come into the queue. Out: those that were kept long enough without being wanted;
+    /// an answer that is still to come for them will be stale.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<Spiffe> {
+        let is_over = |entry: &Entry| entry.released_until.is_some_and(|until| until <= now);
+        let over = self.identities.extract_if(|_, entry| is_over(entry));
+        let dropped = over.map(|(who, _)| who).collect();
         let mut due: Vec<(Instant, &mut Entry)> = self
             .identities
             .values_mut()
+            .filter(|entry| entry.released_until.is_none())
             .filter_map(|entry| Some((entry.renewal.poll_timeout()?.0, entry)))
             .filter(|(at, _)| *at <= now)
             .collect();
@@ -128,6 +175,7 @@ impl Schedule {
             self.counter += 1;
             entry.turn = self.counter;
         }
+        dropped
     }
 
     /// The next request to send, marked as sent: the most urgent, and of these the one that waits longest.
@@ -138,7 +186,9 @@ impl Schedule {
         let (who, entry) = self
             .identities
             .iter_mut()
-            .filter(|(_, entry)| matches!(entry.renewal, Renewal::Due { .. }))
+            .filter(|(_, entry)| {
+                entry.released_until.is_none() && matches!(entry.renewal, Renewal::Due { .. })
+            })
             .min_by_key(|(_, entry)| (std::cmp::Reverse(entry.urgency), entry.turn))?;
         entry.renewal.handle_sent();
         self.in_flight += 1;
@@ -147,7 +197,11 @@ impl Schedule {
 
     /// The next moment to call [`Schedule::handle_timeout`].
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.identities.values().filter_map(|entry| Some(entry.renewal.poll_timeout()?.0)).min()
+        let moment = |entry: &Entry| match entry.released_until {
+            Some(until) => Some(until),
+            None => Some(entry.renewal.poll_timeout()?.0),
+        };
+        self.identities.values().filter_map(moment).min()
     }
 
     /// When the next attempt for `who` is, if its last one failed.
@@ -170,142 +224,5 @@ impl Schedule {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DAY: Duration = Duration::from_secs(86_400);
-
-    fn who(account: &str) -> Spiffe {
-        Spiffe::new("cluster.local", "shop", account).unwrap()
-    }
-
-    fn wanted(wishes: &[(&str, Urgency)]) -> Schedule {
-        let mut schedule = Schedule::default();
-        for (account, urgency) in wishes {
-            schedule.handle_wanted(&who(account), *urgency);
-        }
-        schedule
-    }
-
-    fn sent(schedule: &mut Schedule) -> Vec<Request> {
-        std::iter::from_fn(|| schedule.poll_request()).collect()
-    }
-
-    fn accounts(requests: &[Request]) -> Vec<&str> {
-        requests.iter().map(|request| request.who.service_account()).collect()
-    }
-
-    #[test]
-    fn connections_go_before_prefetches_and_each_in_its_order() {
-        use Urgency::{Connection, Prefetch};
-        let mut schedule =
-            wanted(&[("a", Prefetch), ("b", Connection), ("c", Prefetch), ("d", Connection)]);
-        assert_eq!(accounts(&sent(&mut schedule)), ["b", "d", "a", "c"]);
-    }
-
-    #[test]
-    fn a_connection_raises_a_prefetch_and_a_prefetch_lowers_nothing() {
-        use Urgency::{Connection, Prefetch};
-        let mut schedule = wanted(&[
-            ("a", Prefetch),
-            ("b", Prefetch),
-            ("b", Connection),
-            ("c", Connection),
-            ("c", Prefetch),
-        ]);
-        assert_eq!(accounts(&sent(&mut schedule)), ["b", "c", "a"]);
-    }
-
-    #[test]
-    fn renewals_go_last() {
-        let now = Instant::now();
-        let mut schedule = wanted(&[("old", Urgency::Connection)]);
-        let request = schedule.poll_request().unwrap();
-        schedule.handle_issued(&request, now, Duration::ZERO, DAY, Jitter::NONE);
-        assert_eq!(schedule.poll_timeout(), Some(now + DAY / 2));
-        schedule.handle_timeout(now + DAY / 2);
-        schedule.handle_wanted(&who("new"), Urgency::Prefetch);
-        assert_eq!(accounts(&sent(&mut schedule)), ["new", "old"]);
-    }
-
-    #[test]
-    fn eight_requests_are_with_the_authority_at_once() {
-        let names: Vec<String> = (0..10).map(|i| format!("sa-{i}")).collect();
-        let wishes: Vec<_> = names.iter().map(|n| (n.as_str(), Urgency::Prefetch)).collect();
-        let mut schedule = wanted(&wishes);
-        let first = sent(&mut schedule);
-        assert_eq!(first.len(), 8);
-        schedule.handle_failed(&first[0], Instant::now(), None, Jitter::NONE);
-        assert_eq!(accounts(&sent(&mut schedule)), ["sa-8"]);
-    }
-
-    #[test]
-    fn one_request_per_identity() {
-        let mut schedule = wanted(&[("a", Urgency::Prefetch)]);
-        assert_eq!(sent(&mut schedule).len(), 1);
-        schedule.handle_wanted(&who("a"), Urgency::Connection);
-        assert_eq!(sent(&mut schedule), []);
-    }
-
-    #[test]
-    fn a_waiting_connection_does_not_cut_the_back_off() {
-        let now = Instant::now();
-        let mut schedule = wanted(&[("a", Urgency::Prefetch)]);
-        let request = schedule.poll_request().unwrap();
-        assert_eq!(schedule.handle_failed(&request, now, None, Jitter::NONE), Answer::Wanted);
-        schedule.handle_wanted(&who("a"), Urgency::Connection);
-        assert_eq!(schedule.poll_request(), None);
-        assert_eq!(schedule.retry_at(&who("a")), Some(now + Duration::from_secs(1)));
-        schedule.handle_timeout(now + Duration::from_secs(1));
-        assert_eq!(accounts(&sent(&mut schedule)), ["a"]);
-    }
-
-    #[test]
-    fn the_answer_for_a_forgotten_identity_is_stale_even_if_it_is_wanted_again() {
-        let now = Instant::now();
-        let mut schedule = wanted(&[("a", Urgency::Prefetch)]);
-        let before = schedule.poll_request().unwrap();
-        schedule.handle_forgotten(&who("a"));
-        schedule.handle_wanted(&who("a"), Urgency::Prefetch);
-        let after = schedule.poll_request().unwrap();
-        let issued = |schedule: &mut Schedule, request: &Request| {
-            schedule.handle_issued(request, now, Duration::ZERO, DAY, Jitter::NONE)
-        };
-        assert_eq!(issued(&mut schedule, &before), Answer::Stale);
-        assert_eq!(issued(&mut schedule, &after), Answer::Wanted);
-    }
-
-    #[test]
-    fn forgetting_frees_nothing_that_is_still_with_the_authority() {
-        let names: Vec<String> = (0..9).map(|i| format!("sa-{i}")).collect();
-        let wishes: Vec<_> = names.iter().map(|n| (n.as_str(), Urgency::Prefetch)).collect();
-        let mut schedule = wanted(&wishes);
-        let first = sent(&mut schedule);
-        schedule.handle_forgotten(&first[0].who);
-        assert_eq!(schedule.poll_request(), None);
-        schedule.handle_failed(&first[0], Instant::now(), None, Jitter::NONE);
-        assert_eq!(accounts(&sent(&mut schedule)), ["sa-8"]);
-    }
-
-    #[test]
-    fn the_earliest_deadline_is_served_first() {
-        let now = Instant::now();
-        let mut schedule = wanted(&[("late", Urgency::Prefetch), ("early", Urgency::Prefetch)]);
-        for request in sent(&mut schedule) {
-            let lifetime = if request.who == who("late") { DAY } else { DAY / 2 };
-            schedule.handle_issued(&request, now, Duration::ZERO, lifetime, Jitter::NONE);
-        }
-        assert_eq!(schedule.poll_timeout(), Some(now + DAY / 4));
-        schedule.handle_timeout(now + DAY);
-        assert_eq!(accounts(&sent(&mut schedule)), ["early", "late"]);
-    }
-
-    #[test]
-    fn an_early_end_is_asked_for_at_once() {
-        let mut schedule = wanted(&[("a", Urgency::Prefetch)]);
-        let request = schedule.poll_request().unwrap();
-        schedule.handle_issued(&request, Instant::now(), Duration::ZERO, DAY, Jitter::NONE);
-        schedule.handle_expired(&who("a"));
-        assert_eq!(accounts(&sent(&mut schedule)), ["a"]);
-    }
-}
+#[path = "schedule_tests.rs"]
+mod tests;

@@ -49,6 +49,19 @@ pub enum IssueError {
     },
 }
 
+impl IssueError {
+    /// The kind of failure, as one word for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Key(_) => "key",
+            Self::Ca(error) => error.kind(),
+            Self::Chain(_) => "chain",
+            Self::Tls { .. } => "tls_configuration",
+            Self::Aborted { .. } => "aborted",
+        }
+    }
+}
+
 /// Why the certificate authority gave no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
@@ -111,4 +124,19 @@ pub enum CaError {
     /// The authority in this process did not sign.
     #[error("the local authority did not sign")]
     Local(#[from] SignError),
+}
+
+impl CaError {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Configuration(_) => "configuration",
+            Self::Connect { .. } => "connect",
+            Self::Tls { .. } => "tls",
+            Self::Timeout { .. } => "timeout",
+            Self::Denied { .. } => "denied",
+            Self::Rejected { .. } => "rejected",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Local(_) => "signing",
+        }
+    }
 }

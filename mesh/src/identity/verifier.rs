@@ -1,8 +1,9 @@
 //! What a handshake demands of the peer's certificate.
 //!
-//! Both sides: a chain to our roots, validity, the right usage. The server's side also demands a name of a trusted
-//! trust domain. Whom a client expects is checked after the handshake, by [`expect_peer`](super::expect_peer), since
-//! one configuration serves all destinations.
+//! Both sides: a chain to our roots, validity, the right usage, and that no revocation list names a certificate of the
+//! chain. The server's side also demands a name of a trusted trust domain. Whom a client expects is checked after the
+//! handshake, by [`Credential::expect_peer`](super::Credential::expect_peer), since one configuration serves all
+//! destinations.
 
 use std::sync::Arc;
 
@@ -21,19 +22,77 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{PeerError, Spiffe, peer::Leaf, tls};
+use super::{PeerChain, PeerError, Spiffe, Verification, peer::Leaf, tls};
+
+/// What one identity demands of its peers.
+#[derive(Debug)]
+pub(super) struct Trusted {
+    own: Spiffe,
+    /// Those that came with the identity's own certificate, then the node's others.
+    pub(super) roots: Vec<CertificateDer<'static>>,
+    verification: Verification,
+}
+
+impl Trusted {
+    pub(super) fn new(
+        own: &Spiffe,
+        own_roots: &[CertificateDer<'static>],
+        verification: &Verification,
+    ) -> Self {
+        let mut roots = own_roots.to_vec();
+        roots.extend(verification.roots.iter().filter(|root| !own_roots.contains(root)).cloned());
+        Self { own: own.clone(), roots, verification: verification.clone() }
+    }
+
+    /// Whether the peer's name is that of the workload expected: but for the mesh's names for its own trust domain,
+    /// the same.
+    pub(super) fn is_same_workload(&self, expected: &Spiffe, found: &Spiffe) -> bool {
+        expected == found
+            || (expected.namespace() == found.namespace()
+                && expected.service_account() == found.service_account()
+                && self.trusts(expected)
+                && self.trusts(found))
+    }
+
+    /// Whether the name is of our trust domain or an alias of it.
+    fn trusts(&self, name: &Spiffe) -> bool {
+        self.verification.is_same_trust_domain(self.own.trust_domain(), name.trust_domain())
+    }
+
+    /// Refuses a chain of which a certificate is revoked.
+    fn check_revocation(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<(), Error> {
+        let revocations = &self.verification.revocations;
+        if revocations.count() == 0 {
+            return Ok(());
+        }
+        let presented: Vec<_> = std::iter::once(end_entity)
+            .chain(intermediates)
+            .map(|der| der.as_ref().into())
+            .collect();
+        let chain = PeerChain::of(&presented).map_err(refused)?;
+        match revocations.revoked(&chain, &self.roots) {
+            Some(_) => Err(CertificateError::Revoked.into()),
+            None => Ok(()),
+        }
+    }
+}
 
 /// The client's view of a server: any workload under our roots.
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
     roots: Arc<RootCertStore>,
+    trusted: Arc<Trusted>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerVerifier {
-    pub(super) fn new(roots: Arc<RootCertStore>) -> Arc<Self> {
+    pub(super) fn new(roots: Arc<RootCertStore>, trusted: Arc<Trusted>) -> Arc<Self> {
         let algorithms = tls::provider().signature_verification_algorithms;
-        Arc::new(Self { roots, algorithms })
+        Arc::new(Self { roots, trusted, algorithms })
     }
 }
 
@@ -54,6 +113,7 @@ impl ServerCertVerifier for ServerVerifier {
             self.algorithms.all,
         )
         .map_err(unknown_issuer)?;
+        self.trusted.check_revocation(end_entity, intermediates)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -84,27 +144,20 @@ impl ServerCertVerifier for ServerVerifier {
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     chain: Arc<dyn ClientCertVerifier>,
-    own: Spiffe,
-    trust_domain_aliases: Arc<[String]>,
+    trusted: Arc<Trusted>,
 }
 
 impl ClientVerifier {
     pub(super) fn new(
         roots: Arc<RootCertStore>,
-        own: Spiffe,
-        trust_domain_aliases: Arc<[String]>,
+        trusted: Arc<Trusted>,
     ) -> Result<Arc<Self>, Error> {
         let chain = WebPkiClientVerifier::builder_with_provider(roots, tls::provider())
             // The list of acceptable roots would tell anybody who connects, and no client of ours reads it.
             .clear_root_hint_subjects()
             .build()
             .map_err(|error| Error::General(error.to_string()))?;
-        Ok(Arc::new(Self { chain, own, trust_domain_aliases }))
-    }
-
-    fn trusts(&self, name: &Spiffe) -> bool {
-        name.trust_domain() == self.own.trust_domain()
-            || self.trust_domain_aliases.iter().any(|alias| alias == name.trust_domain())
+        Ok(Arc::new(Self { chain, trusted }))
     }
 }
 
@@ -123,11 +176,12 @@ impl ClientCertVerifier for ClientVerifier {
             .chain
             .verify_client_cert(end_entity, intermediates, now)
             .map_err(unknown_issuer)?;
+        self.trusted.check_revocation(end_entity, intermediates)?;
         let leaf = Leaf::parse(end_entity).map_err(refused)?;
         // The first name is the one that policies see, so it is the one that must be trusted.
-        if !self.trusts(&leaf.names.first) {
-            let found = leaf.names.first;
-            return Err(refused(PeerError::TrustDomain { found, own: self.own.clone() }));
+        if !self.trusted.trusts(&leaf.names.first) {
+            let (found, own) = (leaf.names.first, self.trusted.own.clone());
+            return Err(refused(PeerError::TrustDomain { found, own }));
         }
         Ok(verified)
     }

@@ -53,6 +53,7 @@ impl From<&HandshakeError> for Reason {
         match error {
             HandshakeError::UnknownCa => Self::CertificateUntrusted,
             HandshakeError::Expired | HandshakeError::NotYetValid => Self::CertificateExpired,
+            HandshakeError::Revoked => Self::CertificateRevoked,
             HandshakeError::NoCertificate => Self::NoPeerCertificate,
             HandshakeError::WrongUsage | HandshakeError::BadCertificate { .. } => {
                 Self::CertificateInvalid
@@ -121,6 +122,7 @@ impl From<Abort> for Reason {
     fn from(abort: Abort) -> Self {
         match abort {
             Abort::PolicyChanged => Self::PolicyChanged,
+            Abort::CertificateRevoked => Self::CertificateRevoked,
             Abort::PodRemoved => Self::PodRemoved,
             Abort::Shutdown => Self::Shutdown,
         }

@@ -227,6 +227,10 @@ fn count_failure(reporter: Reporter, reason: Reason, parties: &[Label]) {
         Label::from_static_parts("response_flags", reason.response_flag().as_str()),
     ];
     labels.extend_from_slice(parties);
+    if reason == Reason::CertificateRevoked {
+        let reporter = reporter.as_str();
+        counter!("istio_crl_policy_rejections_total", "reporter" => reporter).increment(1);
+    }
     if reason.response_flag() == ResponseFlag::Deny {
         counter!("aquifer_denials_total", labels).increment(1);
     } else {

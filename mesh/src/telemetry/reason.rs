@@ -81,6 +81,8 @@ reasons! {
     CertificateUntrusted "certificate_untrusted" TlsFailure;
     /// The peer's certificate is expired or not valid yet.
     CertificateExpired "certificate_expired" TlsFailure;
+    /// A certificate of the peer's chain is on a revocation list.
+    CertificateRevoked "certificate_revoked" CertificateRevoked;
     /// The peer's certificate names a workload of a trust domain that is not trusted.
     TrustDomainUntrusted "trust_domain_untrusted" TlsFailure;
     /// The peer's certificate names no workload, or is not for this use.
@@ -153,6 +155,8 @@ pub enum ResponseFlag {
     NetworkPolicy,
     /// There is no certificate to use.
     IdentityError,
+    /// A certificate has been taken back.
+    CertificateRevoked,
 }
 
 impl ResponseFlag {
@@ -166,6 +170,7 @@ impl ResponseFlag {
             Self::Http2HandshakeFailure => "H2_HANDSHAKE_FAILURE",
             Self::NetworkPolicy => "NETWORK_POLICY",
             Self::IdentityError => "IDENTITY_ERROR",
+            Self::CertificateRevoked => "CERT_REVOKED",
         }
     }
 }
