@@ -2,13 +2,16 @@
 
 #![forbid(unsafe_code)]
 
-use std::{collections::HashSet, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    collections::HashSet, net::SocketAddr, path::PathBuf, process::ExitCode, time::SystemTime,
+};
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mesh::identity::Spiffe;
 use mesh::telemetry::{LogConfig, LogFormat, Metrics, record_build, start_log};
 use pilot::{
-    ca::CertificateAuthority,
+    ca::{CertificateAuthority, RotationStep, revoke, rotate},
     compile::MeshConfig,
     manifests::{Folder, Severity},
     serve::{self, NodeTokens, ServeConfig},
@@ -45,6 +48,30 @@ enum Command {
         #[arg(long)]
         data: PathBuf,
     },
+    /// Takes certificates back: writes the list that nodes are to be given (CRL_PATH), and prints where it is.
+    Revoke {
+        /// A serial number as /config_dump shows it, or in hexadecimal after 0x.
+        #[arg(long = "serial")]
+        serials: Vec<String>,
+        /// A name, such as spiffe://cluster.local/ns/shop/sa/web: all certificates issued for it that are still valid.
+        #[arg(long = "identity")]
+        identities: Vec<Spiffe>,
+        /// The folder of the root's key and the nodes' tokens.
+        #[arg(long)]
+        data: PathBuf,
+    },
+    /// Replaces the root while the mesh runs: `begin` trusts a new one, `switch` signs with it, `finish` trusts the old
+    /// one no more. Between two steps, wait until every node has renewed its certificates.
+    RotateRoot {
+        /// The step.
+        step: Step,
+        /// The folder of the root's key and the nodes' tokens.
+        #[arg(long)]
+        data: PathBuf,
+        /// Subject of a new certificate.
+        #[arg(long, default_value = "cluster.local")]
+        trust_domain: String,
+    },
     /// Prints the certificate by which pilot and the mesh's workloads are known, and makes it if there is none.
     RootCert {
         /// The folder of the root's key and the nodes' tokens.
@@ -54,6 +81,14 @@ enum Command {
         #[arg(long, default_value = "cluster.local")]
         trust_domain: String,
     },
+}
+
+/// A step of the root's replacement.
+#[derive(Clone, Copy, ValueEnum)]
+enum Step {
+    Begin,
+    Switch,
+    Finish,
 }
 
 #[derive(Args)]
@@ -104,6 +139,18 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Serve(arguments) => serve(*arguments)?,
         Command::Validate { folder, root_namespace } => return validate(folder, &root_namespace),
         Command::NodeToken { node, data } => println!("{}", NodeTokens::new(&data).issue(&node)?),
+        Command::Revoke { serials, identities, data } => {
+            let done = revoke(&data, &serials, &identities, SystemTime::now())?;
+            println!("{} more revoked: {}", done.added, done.list.display());
+        }
+        Command::RotateRoot { step, data, trust_domain } => {
+            let step = match step {
+                Step::Begin => RotationStep::Begin,
+                Step::Switch => RotationStep::Switch,
+                Step::Finish => RotationStep::Finish,
+            };
+            rotate(&data, step, &trust_domain, SystemTime::now())?;
+        }
         Command::RootCert { data, trust_domain } => {
             print!("{}", CertificateAuthority::open(&data, &trust_domain)?.root_pem());
         }

@@ -1,7 +1,7 @@
 //! The root's two files: `root-key.pem`, for nobody's eyes, and `root-cert.pem`, for everybody's.
 //!
 //! In: a folder. Out: a usable [`Authority`], or an [`OpenError`] that says which file is wrong and what to do. A file
-//! appears whole or not at all, and never takes the place of another.
+//! appears whole or not at all.
 
 use std::{
     fs, io,
@@ -12,9 +12,10 @@ use std::{
 };
 
 use mesh::identity::{Authority, AuthorityError, Validity};
+use tempfile::NamedTempFile;
 
-const KEY_FILE: &str = "root-key.pem";
-const CERTIFICATE_FILE: &str = "root-cert.pem";
+pub(super) const KEY_FILE: &str = "root-key.pem";
+pub(super) const CERTIFICATE_FILE: &str = "root-cert.pem";
 /// Ten years, as Istio's own root: rotating it is an operator's decision, which `root-cert.pem` allows for.
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Nodes whose clocks lag behind ours by less trust a root that was just made.
@@ -102,7 +103,7 @@ pub(super) fn open(
 ) -> Result<Authority, OpenError> {
     let (key_path, certificate_path) = (dir.join(KEY_FILE), dir.join(CERTIFICATE_FILE));
     let unusable = |source| OpenError::Unusable { dir: dir.into(), source };
-    let validity = Validity::starting(now, BACK_DATED, ROOT_LIFETIME);
+    let validity = root_validity(now);
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -121,15 +122,28 @@ pub(super) fn open(
         let made = Authority::certify(&key_pem, trust_domain, validity).map_err(unusable)?;
         create(&certificate_path, made.roots_pem(), 0o644)?;
     }
+    load(dir, now)
+}
+
+/// Loads the root that is there.
+pub(super) fn load(dir: &Path, now: SystemTime) -> Result<Authority, OpenError> {
+    let certificate_path = dir.join(CERTIFICATE_FILE);
+    let key_pem = read_key(&dir.join(KEY_FILE))?;
     let roots_pem = must_read(&certificate_path)?;
-    let authority = Authority::load(&key_pem, &roots_pem).map_err(unusable)?;
+    let authority = Authority::load(&key_pem, &roots_pem)
+        .map_err(|source| OpenError::Unusable { dir: dir.into(), source })?;
     if authority.root_not_after() <= now {
         return Err(OpenError::Expired { path: certificate_path });
     }
     Ok(authority)
 }
 
-fn read(path: &Path) -> Result<Option<String>, OpenError> {
+/// The validity of a new root.
+pub(super) fn root_validity(now: SystemTime) -> Validity {
+    Validity::starting(now, BACK_DATED, ROOT_LIFETIME)
+}
+
+pub(super) fn read(path: &Path) -> Result<Option<String>, OpenError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -137,11 +151,11 @@ fn read(path: &Path) -> Result<Option<String>, OpenError> {
     }
 }
 
-fn must_read(path: &Path) -> Result<String, OpenError> {
+pub(super) fn must_read(path: &Path) -> Result<String, OpenError> {
     fs::read_to_string(path).map_err(|source| OpenError::Read { path: path.into(), source })
 }
 
-fn read_key(path: &Path) -> Result<String, OpenError> {
+pub(super) fn read_key(path: &Path) -> Result<String, OpenError> {
     let metadata =
         fs::metadata(path).map_err(|source| OpenError::Read { path: path.into(), source })?;
     let mode = metadata.permissions().mode() & 0o7777;
@@ -153,7 +167,25 @@ fn read_key(path: &Path) -> Result<String, OpenError> {
 
 /// Writes a file that is not there yet: whole, on disk, and under its name last. If another process was faster, its
 /// file stays.
-fn create(path: &Path, text: &str, mode: u32) -> Result<(), OpenError> {
+pub(super) fn create(path: &Path, text: &str, mode: u32) -> Result<(), OpenError> {
+    write(path, text, mode, |file| match file.persist_noclobber(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error.error),
+    })
+}
+
+/// As [`create`], in the place of what is there.
+pub(super) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), OpenError> {
+    write(path, text, mode, |file| file.persist(path).map(drop).map_err(|error| error.error))
+}
+
+fn write(
+    path: &Path,
+    text: &str,
+    mode: u32,
+    persist: impl FnOnce(NamedTempFile) -> io::Result<()>,
+) -> Result<(), OpenError> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let write = || -> io::Result<()> {
         let mut file = tempfile::Builder::new()
@@ -161,11 +193,7 @@ fn create(path: &Path, text: &str, mode: u32) -> Result<(), OpenError> {
             .tempfile_in(dir)?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
-        match file.persist_noclobber(path) {
-            Ok(_) => {}
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error.error),
-        }
+        persist(file)?;
         fs::File::open(dir)?.sync_all()
     };
     write().map_err(|source| OpenError::Write { path: path.into(), source })

@@ -1,7 +1,8 @@
 //! TLS of pilot's own listener, for which clients need nothing but the root.
 //!
 //! In: the names pilot is reached by. Out: a `rustls` configuration whose certificate renews itself at half of its
-//! lifetime, in the handshake that finds it so old: signing costs less than the handshake does.
+//! lifetime, or when the root has changed, in the handshake that finds it so: signing costs less than the handshake
+//! does.
 
 use std::{
     error::Error,
@@ -51,7 +52,7 @@ impl CertificateAuthority {
     pub fn server_config(&self, additional: &[String]) -> Result<Arc<ServerConfig>, ListenerError> {
         let names =
             OWN_NAMES.iter().map(|name| (*name).to_owned()).chain(additional.iter().cloned());
-        let own = OwnCertificate::new(self.authority.clone(), names.collect(), SystemTime::now())?;
+        let own = OwnCertificate::new(self.clone(), names.collect(), SystemTime::now())?;
         let mut config = ServerConfig::builder_with_provider(crypto_provider())
             .with_protocol_versions(&[&TLS13])?
             .with_no_client_auth()
@@ -62,7 +63,7 @@ impl CertificateAuthority {
 }
 
 struct OwnCertificate {
-    authority: Arc<Authority>,
+    authority: CertificateAuthority,
     names: Vec<String>,
     current: Mutex<Issued>,
 }
@@ -71,22 +72,24 @@ struct OwnCertificate {
 struct Issued {
     certified: Arc<CertifiedKey>,
     renew_at: SystemTime,
+    by: Arc<Authority>,
 }
 
 impl OwnCertificate {
     fn new(
-        authority: Arc<Authority>,
+        authority: CertificateAuthority,
         names: Vec<String>,
         now: SystemTime,
     ) -> Result<Self, ListenerError> {
-        let current = Mutex::new(issue(&authority, &names, now)?);
+        let current = Mutex::new(issue(authority.authority(), &names, now)?);
         Ok(Self { authority, names, current })
     }
 
     fn at(&self, now: SystemTime) -> Arc<CertifiedKey> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if now >= current.renew_at {
-            match issue(&self.authority, &self.names, now) {
+        let authority = self.authority.authority();
+        if now >= current.renew_at || !Arc::ptr_eq(&authority, &current.by) {
+            match issue(authority, &self.names, now) {
                 Ok(renewed) => *current = renewed,
                 Err(error) => {
                     tracing::error!(
@@ -113,14 +116,14 @@ impl std::fmt::Debug for OwnCertificate {
 }
 
 fn issue(
-    authority: &Authority,
+    authority: Arc<Authority>,
     names: &[String],
     now: SystemTime,
 ) -> Result<Issued, ListenerError> {
     let made =
         authority.server_certificate(names, Validity::starting(now, BACK_DATED, LIFETIME))?;
     let certified = CertifiedKey::from_der(vec![made.certificate], made.key, &crypto_provider())?;
-    Ok(Issued { certified: Arc::new(certified), renew_at: now + LIFETIME / 2 })
+    Ok(Issued { certified: Arc::new(certified), renew_at: now + LIFETIME / 2, by: authority })
 }
 
 #[cfg(test)]
@@ -176,7 +179,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ca = CertificateAuthority::open(dir.path(), "cluster.local").unwrap();
         let now = SystemTime::now();
-        let own = OwnCertificate::new(ca.authority, vec!["localhost".into()], now).unwrap();
+        let own = OwnCertificate::new(ca, vec!["localhost".into()], now).unwrap();
         let first = own.at(now);
         assert!(Arc::ptr_eq(&first, &own.at(now + LIFETIME / 2 - Duration::from_secs(1))));
         let second = own.at(now + LIFETIME / 2);

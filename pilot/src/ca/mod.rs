@@ -3,7 +3,11 @@
 //! Who may have which name is the certificate service's decision, not this module's.
 
 mod files;
+mod ledger;
 mod listener;
+mod reload;
+mod revocation;
+mod rotation;
 
 use std::{
     path::Path,
@@ -13,11 +17,15 @@ use std::{
 
 use mesh::identity::{Authority, SignError, Spiffe, Validity};
 
+use self::{ledger::Ledger, reload::Reloaded};
+
 pub use files::OpenError;
 pub use listener::ListenerError;
+pub use revocation::{RevokeError, Revoked, revoke};
+pub use rotation::{RotationError, RotationStep, rotate};
 
-/// The longest lifetime of a workload's certificate, and what a request that names none gets. Nothing revokes a
-/// certificate, so this is how long a stolen key is of use.
+/// The longest lifetime of a workload's certificate, and what a request that names none gets. Unless somebody revokes
+/// it, this is how long a stolen key is of use.
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How far validity reaches back, for nodes whose clocks lag behind ours. Istio's grace too.
 const BACK_DATED: Duration = Duration::from_secs(120);
@@ -25,25 +33,27 @@ const BACK_DATED: Duration = Duration::from_secs(120);
 /// The mesh's certificate authority. A clone shares the root.
 #[derive(Clone)]
 pub struct CertificateAuthority {
-    authority: Arc<Authority>,
+    root: Arc<Reloaded>,
+    ledger: Arc<Ledger>,
 }
 
 impl CertificateAuthority {
     /// Loads the root from `dir`, or makes one there if there is none. `trust_domain` becomes the subject of a new one.
+    /// What changes of it in `dir` is in force from the next certificate on.
     ///
-    /// `root-key.pem` must not be readable by others; `root-cert.pem` may have further certificates after its
-    /// first, which the mesh then trusts besides.
+    /// `root-key.pem` must not be readable by others; `root-cert.pem` may have further certificates, which the mesh then
+    /// trusts besides.
     ///
     /// # Errors
     /// [`OpenError`] names the file and what to do.
     pub fn open(dir: &Path, trust_domain: &str) -> Result<Self, OpenError> {
-        let authority = files::open(dir, trust_domain, SystemTime::now())?;
-        Ok(Self { authority: Arc::new(authority) })
+        let root = Reloaded::open(dir, trust_domain, SystemTime::now())?;
+        Ok(Self { root: Arc::new(root), ledger: Arc::new(Ledger::new(dir)) })
     }
 
     /// The root certificate in PEM, and those that are trusted besides: what clients need to know us.
-    pub fn root_pem(&self) -> &str {
-        self.authority.roots_pem()
+    pub fn root_pem(&self) -> String {
+        self.root.authority().roots_pem().to_owned()
     }
 
     /// Signs a workload's certificate: leaf, then roots, as the certificate service answers.
@@ -60,7 +70,18 @@ impl CertificateAuthority {
     ) -> Result<Vec<String>, SignError> {
         let lifetime = if lifetime.is_zero() { MAX_LIFETIME } else { lifetime.min(MAX_LIFETIME) };
         let validity = Validity::starting(SystemTime::now(), BACK_DATED, lifetime);
-        self.authority.sign(csr_pem, who, validity)
+        let chain = self.authority().sign(csr_pem, who, validity)?;
+        self.ledger.enter(&chain, who);
+        Ok(chain)
+    }
+
+    /// Forgets the certificates it issued that have ended. For the one process that issues.
+    pub fn forget_ended(&self) {
+        self.ledger.forget_ended(SystemTime::now());
+    }
+
+    fn authority(&self) -> Arc<Authority> {
+        self.root.authority()
     }
 }
 

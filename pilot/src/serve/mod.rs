@@ -112,6 +112,7 @@ pub async fn run(
     }
     let authority = CertificateAuthority::open(&config.data, &config.mesh.trust_domain)
         .map_err(|source| ServeError::Authority { source })?;
+    authority.forget_ended();
     let tls = authority
         .server_config(&config.names)
         .map_err(|source| ServeError::OwnCertificate { source })?;
