@@ -3,6 +3,8 @@
 //! In: a lookup of environment variables (Istio's names where Istio has one; ours begin with `AQUIFER_`).
 //! Out: a validated [`Config`], or every [`ConfigError`] at once. Each part receives its own section.
 
+mod identity;
+
 use std::{
     collections::BTreeMap,
     fmt::Display,
@@ -16,6 +18,8 @@ use std::{
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub use identity::IdentitySection;
+
 /// All settings of the daemon.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -24,6 +28,8 @@ pub struct Config {
     pub node: NodeConfig,
     /// Where configuration and certificates come from.
     pub control_plane: ControlPlaneConfig,
+    /// How peers are known, and this node's pods to them.
+    pub identity: IdentitySection,
     /// How traffic is captured.
     pub capture: CaptureSection,
     /// Where pods are announced.
@@ -172,6 +178,7 @@ impl Config {
         let config = Self {
             node: from.node(host_name),
             control_plane: from.control_plane(),
+            identity: from.identity(),
             capture: from.capture(),
             pods: from.pods(),
             tunnels: from.tunnels(),
@@ -383,13 +390,13 @@ fn parse_duration(text: &str) -> Result<Duration, &'static str> {
 mod tests {
     use super::*;
 
-    fn read(settings: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
+    pub(super) fn read(settings: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
         let environment =
             settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         Config::read(&environment, "host-1", NonZeroUsize::new(2).unwrap())
     }
 
-    fn check_refused(name: &str, value: &str, reason: &str) {
+    pub(super) fn check_refused(name: &str, value: &str, reason: &str) {
         let errors: Vec<String> =
             read(&[(name, value)]).unwrap_err().iter().map(ToString::to_string).collect();
         assert_eq!(errors, [format!("{name}={value}: {reason}")]);

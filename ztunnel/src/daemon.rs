@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context;
 use mesh::{
     hbone::HboneConfig,
-    identity::{CaClient, Identities, IdentityConfig},
+    identity::Identities,
     store::Store,
     telemetry::{self, LogHandle, Metrics},
     xds::{self, Roots, ServerConfig, Token, XdsConfig, XdsStatus},
@@ -32,6 +32,7 @@ use crate::{
     admission::AnnouncedAt,
     capture::{Capture, CaptureConfig},
     config::{Config, ControlPlaneConfig},
+    identity::{self, metrics::CertificateMetrics},
     pods::{
         AddError, Announced, PodTable,
         folder::Folder,
@@ -41,8 +42,6 @@ use crate::{
     proxy::{self, DataThreads, Node, Pods, Source},
 };
 
-/// How long a first connection of an identity waits for its certificate.
-const CERTIFICATE_WAIT: Duration = Duration::from_secs(10);
 /// Pods that could not be served are tried again this often.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -76,7 +75,7 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
         network: config.node.network.as_str().into(),
         store: Store::new(),
         policies_known: watch::Sender::new(false),
-        identities: identities(config),
+        identities: identities(config)?,
         capture,
         hbone: tunnels(config),
         baggage: config.tunnels.baggage,
@@ -140,7 +139,7 @@ fn cgroup_root() -> Option<PathBuf> {
     })
 }
 
-fn identities(config: &Config) -> Identities {
+fn identities(config: &Config) -> anyhow::Result<Identities> {
     let plane = &config.control_plane;
     let server = server(
         plane,
@@ -149,14 +148,7 @@ fn identities(config: &Config) -> Identities {
         plane.ca_alt_hostname.as_ref(),
         &config.node.cluster,
     );
-    Identities::start(
-        Arc::new(CaClient::new(server)),
-        IdentityConfig {
-            lifetime: plane.certificate_lifetime,
-            wait: CERTIFICATE_WAIT,
-            trust_domain_aliases: Vec::new(),
-        },
-    )
+    identity::start(&config.identity, plane.certificate_lifetime, server, &plane.ca_root)
 }
 
 fn server(
@@ -249,6 +241,7 @@ fn handles(
         network: node.network.clone(),
         store: node.store.clone(),
         identities: node.identities.clone(),
+        certificate_metrics: CertificateMetrics::default(),
         connections: node.connections.clone(),
         pods: Box::new(move || {
             let listing = listing.lock().unwrap_or_else(PoisonError::into_inner);

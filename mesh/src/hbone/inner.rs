@@ -11,7 +11,6 @@ use std::{
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use http::HeaderMap;
-use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::time::timeout;
 
@@ -22,7 +21,7 @@ use super::{
     pool::http_request,
     transport::{Transport, Witness},
 };
-use crate::identity::{Credential, HandshakeError, PeerError, Spiffe, expect_peer};
+use crate::identity::{Credential, HandshakeError, PeerChain, PeerError, Spiffe};
 
 /// A peer that does not end its way of the outer stream within this time after we have ended ours is cut off. Until then
 /// the gateway may still be passing on what we sent last, which a reset would destroy.
@@ -57,14 +56,14 @@ pub async fn open_inner(
     let channel = Channel::new(outer, Rc::clone(&witness));
     let limit = config.handshake_limit;
     let name = session_name(&request.authority, dial);
-    let tls = credential.client_config();
-    let work = Box::pin(handshake(config, tls, channel.clone(), &witness, (dial, name), behind));
-    let (sender, mut connection, peer) =
+    let work =
+        Box::pin(handshake(config, credential, channel.clone(), &witness, (dial, name), behind));
+    let (sender, mut connection, peer, chain) =
         timeout(limit, work).await.unwrap_or(Err(OpenError::HandshakeTimeout { dial, limit }))?;
     let pinger = Pinger::new(config, Rc::clone(&witness), connection.ping_pong());
     tokio::task::spawn_local(drive(connection, pinger, channel));
     let (stream, headers) = connect(sender, request, dial, config.answer_limit, &witness).await?;
-    Ok(Inner { stream, headers, peer })
+    Ok(Inner { stream: stream.with_peer(chain), headers, peer })
 }
 
 /// Sessions are remembered by the service: who is behind a gateway does not know those of the gateway.
@@ -77,33 +76,41 @@ fn session_name(authority: &Authority, dial: SocketAddr) -> ServerName<'static> 
 }
 
 type Lower = Transport<Channel>;
+type Handshaken = (SendRequest<Bytes>, Connection<Lower, Bytes>, Spiffe, PeerChain);
 
 async fn handshake(
     config: &HboneConfig,
-    tls: Arc<ClientConfig>,
+    credential: &Credential,
     channel: Channel,
     witness: &Rc<Witness>,
     (dial, name): (SocketAddr, ServerName<'static>),
     behind: &Arc<[Spiffe]>,
-) -> Result<(SendRequest<Bytes>, Connection<Lower, Bytes>, Spiffe), OpenError> {
-    let transport =
-        Transport::connect_over(channel, name, tls, Rc::clone(witness), config.observer)
-            .await
-            .map_err(|error| OpenError::Handshake { dial, source: Arc::new(error.into()) })?;
+) -> Result<Handshaken, OpenError> {
+    let transport = Transport::connect_over(
+        channel,
+        name,
+        credential.client_config(),
+        Rc::clone(witness),
+        config.observer,
+    )
+    .await
+    .map_err(|error| OpenError::Handshake { dial, source: Arc::new(error.into()) })?;
     if !transport.is_http2() {
         return Err(OpenError::NotHttp2 { dial });
     }
-    let peer = match expect_peer(transport.peer_certificates(), behind) {
+    let peer = match credential.expect_peer(transport.peer_certificates(), behind) {
         Ok(peer) => peer,
         Err(PeerError::WrongPeer { found, .. }) => {
             return Err(OpenError::WrongPeer { dial, found, expected: Arc::clone(behind) });
         }
         Err(source) => return Err(OpenError::Unidentified { dial, source }),
     };
+    let chain = PeerChain::of(transport.peer_certificates())
+        .map_err(|source| OpenError::Unidentified { dial, source })?;
     let (sender, connection) = connection::client(config, transport)
         .await
         .map_err(|error| OpenError::of_stream(dial, StreamError::from(error)))?;
-    Ok((sender, connection, peer))
+    Ok((sender, connection, peer, chain))
 }
 
 /// Asks for the one stream. The sender goes, so that the tunnel ends with it.

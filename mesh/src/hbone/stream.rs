@@ -21,7 +21,8 @@ pub struct Stream {
     send: SendStream<Bytes>,
     receive: RecvStream,
     /// A client's place in its tunnel, given back when the stream is dropped.
-    lease: Option<Lease>,
+    _lease: Option<Lease>,
+    peer_chain: Option<Arc<PeerChain>>,
 }
 
 /// Why a peer reset a stream or closed a tunnel (RFC 9113 §7).
@@ -59,12 +60,19 @@ pub enum StreamError {
 
 impl Stream {
     pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream, lease: Option<Lease>) -> Self {
-        Self { send, receive, lease }
+        let peer_chain = lease.as_ref().map(|lease| lease.chain().clone());
+        Self { send, receive, _lease: lease, peer_chain }
     }
 
     /// The peer's certificates, if it is we who dialed.
     pub fn peer_chain(&self) -> Option<&Arc<PeerChain>> {
-        self.lease.as_ref().map(Lease::chain)
+        self.peer_chain.as_ref()
+    }
+
+    /// The stream of a tunnel that is no pool's, to the peer of `chain`.
+    pub(super) fn with_peer(mut self, chain: PeerChain) -> Self {
+        self.peer_chain = Some(Arc::new(chain));
+        self
     }
 
     /// The next bytes, or `None` after the peer's end. The peer may send as many again at once.

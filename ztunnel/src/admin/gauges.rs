@@ -12,6 +12,7 @@ pub(super) fn record(handles: &Handles) {
     for (event, count) in (handles.capture_counters)() {
         counter!("aquifer_capture_total", "event" => event).absolute(count);
     }
+    handles.certificate_metrics.update(&handles.identities);
     let pods = (handles.pods)();
     let up = pods.iter().filter(|pod| matches!(pod.state, PodState::Up)).count();
     gauge!("workload_manager_active_proxy_count").set(up as f64);

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 pub use connections::{ConnectionTable, Direction, Listed, OpenConnection, Protocol};
 pub use readiness::{Readiness, ReadyTask};
 
-use crate::pods::PodUid;
+use crate::{identity::metrics::CertificateMetrics, pods::PodUid};
 
 /// What the daemon lets its operators see and do.
 pub struct Handles {
@@ -43,6 +43,8 @@ pub struct Handles {
     pub store: Arc<Store>,
     /// Certificates of the node's pods.
     pub identities: Identities,
+    /// Their metrics, brought up to date when they are scraped.
+    pub certificate_metrics: CertificateMetrics,
     /// Open connections.
     pub connections: Arc<ConnectionTable>,
     /// The pods being served, as they are when asked.

@@ -60,6 +60,7 @@ impl Fixture {
             network: "".into(),
             store: Store::new(),
             identities: Identities::start(source, IdentityConfig::default()),
+            certificate_metrics: CertificateMetrics::default(),
             connections: ConnectionTable::new(),
             pods: Box::new(|| vec![pod()]),
             xds: watch::channel(XdsStatus::default()).1,

@@ -20,6 +20,7 @@ use super::{
     dial, failure, labels,
     live::CutNote,
     outbound::Route,
+    revocation::{self, Standing},
     thread::{DataThread, LocalPod},
 };
 use crate::capture;
@@ -54,7 +55,7 @@ pub(super) async fn serve(
 ) {
     let (_registered, order) = thread.live.outbound(&pod.pod);
     let mut connection = route.connection();
-    let Inner { stream, headers, peer } = match open(thread, pod, route, across).await {
+    let (Inner { stream, headers, peer }, gateway) = match open(thread, pod, route, across).await {
         Ok(inner) => inner,
         Err(failure) => {
             capture::reset(tcp);
@@ -65,7 +66,9 @@ pub(super) async fn serve(
     let metrics = thread.metrics.open(connection);
     let (permit, counters, note) =
         (route.hop.permit(), NearInitiates(&metrics), CutNote::default());
-    let outcome = hbone::splice(&permit, tcp, stream, &counters, note.wait(order)).await;
+    let order = revocation::or(thread.standing_of(&stream), note.wait(order));
+    let order = revocation::or(gateway, order);
+    let outcome = hbone::splice(&permit, tcp, stream, &counters, order).await;
     let result = failure::outcome(&outcome, Side::Near, note.error());
     metrics.finish(result);
 }
@@ -75,7 +78,7 @@ async fn open(
     pod: &LocalPod,
     route: &Route,
     across: &Across,
-) -> Result<Inner, Failure> {
+) -> Result<(Inner, Option<Standing>), Failure> {
     let node = &thread.node;
     let credential = credential(node, &pod.pod, &route.source).await?;
     let gateway = || across.gateway.uid.clone();
@@ -87,6 +90,7 @@ async fn open(
         .open(&key, &credential, request, dial)
         .await
         .map_err(|source| AcrossError::Outer { gateway: gateway(), source })?;
+    let standing = thread.standing_of(&outer);
     let mut request = route.request(across.authority.clone());
     // A name that no header can hold says nothing to anybody.
     if let Ok(network) = HeaderValue::from_str(&node.network) {
@@ -94,7 +98,8 @@ async fn open(
     }
     let inner =
         open_inner(outer, route.dial, &across.behind, &credential, request, &node.hbone).await;
-    Ok(inner.map_err(|source| AcrossError::Inner { gateway: gateway(), source })?)
+    let inner = inner.map_err(|source| AcrossError::Inner { gateway: gateway(), source })?;
+    Ok((inner, standing))
 }
 
 impl From<AcrossError> for Failure {

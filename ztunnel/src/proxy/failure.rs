@@ -38,7 +38,7 @@ pub(super) fn outcome(
         Ended::Stream { source } => Err(stream(source)),
         Ended::Aborted { why } => Err(Failure {
             reason: Reason::from(*why),
-            error: cut.unwrap_or_else(|| "cut by the daemon".to_owned()),
+            error: cut.unwrap_or_else(|| Reason::from(*why).describe().to_owned()),
         }),
     }
 }

@@ -20,6 +20,7 @@ use super::{
     dial, failure, judge,
     labels::{self, Trace},
     live::{Carrier, CutNote, Registered, Subject},
+    revocation::{self, Standing},
     thread::{DataThread, LocalPod},
 };
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
 struct Ends {
     peer: Spiffe,
     carrier: Registered,
+    standing: Standing,
     client: SocketAddr,
     /// The pod's address and the tunnel port.
     local: SocketAddr,
@@ -53,8 +55,11 @@ pub(super) async fn serve(
     };
     let peer = tunnel.peer().clone();
     let (carrier, mut order) = thread.live.carrier(&pod.pod, Carrier { peer: peer.clone() });
-    let ends = Rc::new(Ends { peer, carrier, client, local });
+    let standing = thread.standing(tunnel.peer_chain());
+    let ends = Rc::new(Ends { peer, carrier, standing, client, local });
     let node = thread.node.clone();
+    let mut revoked = std::pin::pin!(ends.standing.revoked());
+    let mut told = false;
     let mut draining = std::pin::pin!(node.draining.cancelled());
     let mut drained = false;
     loop {
@@ -65,6 +70,10 @@ pub(super) async fn serve(
             () = &mut draining, if !drained => {
                 drained = true;
                 tunnel.drain(Instant::now() + thread.node.drain_limit);
+            }
+            () = &mut revoked, if !told => {
+                told = true;
+                tunnel.drain(Instant::now() + revocation::PARTING);
             }
             next = tunnel.next() => match next {
                 Some(Ok(incoming)) => {
@@ -158,6 +167,10 @@ async fn forward(
     mut incoming: Incoming,
     metrics: &ConnectionMetrics,
 ) -> Result<(), Failure> {
+    if ends.standing.is_revoked() {
+        incoming.refuse(StatusCode::UNAUTHORIZED);
+        return Err(revocation::failure());
+    }
     let subject = Subject {
         peer: Some(ends.peer.clone()),
         source: ends.client,
@@ -194,8 +207,14 @@ async fn forward(
     };
     let stream = incoming.accept(answer).map_err(|error| failure::stream(&error))?;
     let note = CutNote::default();
-    let outcome =
-        hbone::splice(&permit, application, stream, &FarInitiates(metrics), note.wait(order)).await;
+    let outcome = hbone::splice(
+        &permit,
+        application,
+        stream,
+        &FarInitiates(metrics),
+        ends.standing.or(note.wait(order)),
+    )
+    .await;
     failure::outcome(&outcome, Side::Near, note.error())
 }
 

@@ -19,6 +19,7 @@ mod outbound;
 mod plaintext;
 mod pod;
 mod pods;
+mod revocation;
 mod thread;
 
 use std::{sync::Arc, time::Duration};

@@ -20,6 +20,7 @@ use super::{
     dial, failure,
     labels::{self, Trace},
     live::CutNote,
+    revocation,
     thread::{DataThread, LocalPod},
 };
 use crate::{
@@ -245,7 +246,10 @@ async fn forward(
             }
         },
         Some(tunnel) => match open(thread, pod, route, tunnel).await {
-            Ok(stream) => hbone::splice(&permit, tcp, stream, &counters, note.wait(order)).await,
+            Ok(stream) => {
+                let order = revocation::or(thread.standing_of(&stream), note.wait(order));
+                hbone::splice(&permit, tcp, stream, &counters, order).await
+            }
             Err(failure) => {
                 capture::reset(tcp);
                 return Err(failure);

@@ -281,7 +281,7 @@ impl Pods {
         served.pod.removed.cancel();
         counter!("workload_manager_proxies_stopped_total").increment(1);
         self.list();
-        self.forget_unused(&served.pod);
+        self.release_unused(&served.pod);
         tracing::info!(%uid, pod = %served.pod.name, namespace = %served.pod.namespace, "pod released");
     }
 
@@ -304,8 +304,8 @@ impl Pods {
         }
     }
 
-    /// Drops the certificate of an identity that no pod of this node has any more.
-    fn forget_unused(&self, gone: &Pod) {
+    /// Lets the certificate go of an identity that no pod of this node has any more.
+    fn release_unused(&self, gone: &Pod) {
         let same = |pod: &Pod| {
             pod.namespace == gone.namespace && pod.service_account == gone.service_account
         };
@@ -317,7 +317,7 @@ impl Pods {
         };
         for (name, _) in self.node.identities.states() {
             if of_gone(&name) {
-                self.node.identities.forget(&name);
+                self.node.identities.release(&name);
             }
         }
     }

@@ -17,7 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::{hbone::Pool, telemetry::TrafficMetrics};
+use mesh::{
+    hbone::{Pool, Stream},
+    identity::PeerChain,
+    telemetry::TrafficMetrics,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{LocalOptions, RuntimeMetrics},
@@ -25,7 +29,14 @@ use tokio::{
     task::spawn_local,
 };
 
-use super::{Node, Pod, dry_run::DryRuns, inbound, judge, live::Live, outbound, plaintext};
+use super::{
+    Node, Pod,
+    dry_run::DryRuns,
+    inbound, judge,
+    live::Live,
+    outbound, plaintext,
+    revocation::{Peers, Standing},
+};
 use crate::pods::PodUid;
 
 /// Orders a thread may be behind with. A full queue means a thread that does not run: a pod is then refused, a tunnel
@@ -85,6 +96,7 @@ pub(super) struct DataThread {
     pub(super) metrics: TrafficMetrics,
     pub(super) live: Rc<Live>,
     pub(super) dry_runs: DryRuns,
+    peers: Rc<Peers>,
     index: usize,
     all: Arc<[Handle]>,
     pods: RefCell<BTreeMap<PodUid, Rc<LocalPod>>>,
@@ -181,6 +193,7 @@ fn start(
             metrics: TrafficMetrics::new(),
             live: Rc::default(),
             dry_runs: DryRuns::default(),
+            peers: Rc::default(),
             index,
             all,
             pods: RefCell::default(),
@@ -196,6 +209,7 @@ fn start(
 impl DataThread {
     async fn run(self: Rc<Self>, mut queue: mpsc::Receiver<Order>) {
         spawn_local(judge::keep_judging(self.clone()));
+        spawn_local(judge_peers(self.clone()));
         loop {
             tokio::select! {
                 biased;
@@ -271,6 +285,16 @@ impl DataThread {
         }
     }
 
+    /// Whether the peer that was verified by `chain` is revoked, and word of it when it is.
+    pub(super) fn standing(&self, chain: &Arc<PeerChain>) -> Standing {
+        self.peers.watch(chain, &self.node.identities.verification().borrow())
+    }
+
+    /// As [`DataThread::standing`], of the peer that a stream was opened to.
+    pub(super) fn standing_of(&self, stream: &Stream) -> Option<Standing> {
+        stream.peer_chain().map(|chain| self.standing(chain))
+    }
+
     /// Counts a stream or tunnel of this thread until the guard is dropped.
     pub(super) fn loaded(&self) -> Load {
         let load = self.all[self.index].load.clone();
@@ -328,4 +352,16 @@ async fn end_with_pod(thread: Rc<DataThread>, pod: Rc<LocalPod>) {
     drop(pods);
     thread.live.cut_pod(&pod.pod);
     pod.pool.close();
+}
+
+/// Ends what open tunnels of revoked peers carry, each time that what is demanded of peers changes.
+async fn judge_peers(thread: Rc<DataThread>) {
+    let mut changes = thread.node.identities.verification();
+    while changes.changed().await.is_ok() {
+        let verification = changes.borrow_and_update().clone();
+        for pod in thread.pods.borrow().values() {
+            pod.pool.retire_peers(|chain| verification.revoked(chain).is_some());
+        }
+        thread.peers.judge(&verification);
+    }
 }

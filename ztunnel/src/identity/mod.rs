@@ -1,0 +1,68 @@
+//! Certificates of the node's pods, as the settings say: where they come from, and the files that are followed.
+//!
+//! In: the settings. Out: [`Identities`], fed with what changes in the files of roots and of revocation lists; and their
+//! metrics. Runs on the control thread.
+
+pub(crate) mod metrics;
+mod revocation_file;
+mod watch;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use mesh::{
+    identity::{CaClient, Identities, IdentityConfig},
+    xds::ServerConfig,
+};
+use tokio::task::spawn_local;
+
+use self::revocation_file::RevocationFile;
+use crate::config::IdentitySection;
+
+/// How long a first connection of an identity waits for its certificate.
+const CERTIFICATE_WAIT: Duration = Duration::from_secs(10);
+
+/// Begins to keep certificates from the authority at `server`, whose roots are in the file `ca_root`.
+///
+/// # Errors
+/// The file of revocation lists is there and cannot be used: peers that are not to be let in would be.
+pub(crate) fn start(
+    settings: &IdentitySection,
+    lifetime: Duration,
+    server: ServerConfig,
+    ca_root: &Path,
+) -> anyhow::Result<Identities> {
+    let mut lists = RevocationFile::new(settings.revocation_lists.clone());
+    let revocations = lists.begin().with_context(|| {
+        format!("reading the revocation lists in {}", settings.revocation_lists.display())
+    })?;
+    let config = IdentityConfig {
+        lifetime,
+        wait: CERTIFICATE_WAIT,
+        trust_domain_aliases: settings.trust_domain_aliases.clone(),
+        revocations: Arc::new(revocations),
+    };
+    let identities = Identities::start(Arc::new(CaClient::new(server)), config);
+    spawn_local(follow_lists(identities.clone(), lists));
+    spawn_local(follow_roots(identities.clone(), ca_root.to_owned()));
+    Ok(identities)
+}
+
+async fn follow_lists(identities: Identities, mut lists: RevocationFile) {
+    watch::changes(&[lists.path().to_owned()], || {
+        if let Some(revocations) = lists.reload() {
+            identities.revoke(Arc::new(revocations));
+        }
+    })
+    .await;
+}
+
+/// The authority's roots change when the mesh's do. Certificates that come with the new ones are then worth asking for:
+/// otherwise an identity learns of them at half of its certificate's lifetime.
+async fn follow_roots(identities: Identities, file: std::path::PathBuf) {
+    watch::changes(std::slice::from_ref(&file), || {
+        tracing::info!(file = %file.display(), "the authority's roots have changed: asking for all certificates again");
+        identities.renew_all();
+    })
+    .await;
+}
