@@ -60,6 +60,28 @@ impl Control {
         self.root_certificate.clone()
     }
 
+    /// Takes a step of the root's rotation, and puts the roots that are trusted since into the nodes' file.
+    ///
+    /// # Errors
+    /// If pilot refuses.
+    pub fn rotate_root(&self, step: &str) -> Result<()> {
+        let data = data(self.plan).display().to_string();
+        run(&pilot()?, ["rotate-root", step, "--data", &data])?;
+        let pem = run(&pilot()?, ["root-cert", "--data", &data])?;
+        let fresh = self.root_certificate.with_extension("new");
+        fs::write(&fresh, pem).context("writing the root certificates")?;
+        fs::rename(&fresh, &self.root_certificate).context("replacing the root certificates")
+    }
+
+    /// Has pilot revoke all certificates of an identity; the list is in its folder.
+    ///
+    /// # Errors
+    /// If pilot refuses.
+    pub fn revoke(&self, identity: &str) -> Result<()> {
+        let data = data(self.plan).display().to_string();
+        run(&pilot()?, ["revoke", "--identity", identity, "--data", &data]).map(drop)
+    }
+
     /// Where pilot is, seen from the nodes.
     pub fn url(&self) -> String {
         format!("https://{}:{TLS_PORT}", self.plan.control_ip4())

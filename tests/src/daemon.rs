@@ -123,6 +123,11 @@ impl Daemon {
         self.config.state_dir.join("pods.sock")
     }
 
+    /// The file of revocation lists it follows. It is not there at first.
+    pub fn revocation_list(&self) -> PathBuf {
+        self.config.state_dir.join("ca-crl.pem")
+    }
+
     /// Takes a pod out of the mesh.
     ///
     /// # Errors
@@ -237,7 +242,7 @@ impl Daemon {
     fn variables(&self) -> Vec<(String, OsString)> {
         let config = &self.config;
         let state = &config.state_dir;
-        let own: [(&str, OsString); 13] = [
+        let own: [(&str, OsString); 14] = [
             ("XDS_ADDRESS", (&config.control_url).into()),
             ("CA_ADDRESS", (&config.control_url).into()),
             ("XDS_ROOT_CA", (&config.root_certificate).into()),
@@ -249,6 +254,7 @@ impl Daemon {
             ("AQUIFER_PIN_DIR", (&config.pin_dir).into()),
             ("AQUIFER_POD_DIR", state.join("pods").into()),
             ("AQUIFER_POD_SOCKET", self.socket().into()),
+            ("CRL_PATH", self.revocation_list().into()),
             ("CONNECTION_TERMINATION_DEADLINE", "2s".into()),
             ("RUST_LOG", "info".into()),
         ];

@@ -35,3 +35,5 @@ mod telemetry;
 mod topology;
 #[path = "mesh/traffic.rs"]
 mod traffic;
+#[path = "mesh/trust.rs"]
+mod trust;
