@@ -110,6 +110,11 @@ impl Snapshot {
         preferred(self.services_by_host.get(hostname)?.iter(), client_namespace)
     }
 
+    /// Every service with this host name, whoever may see it, the first to come first.
+    pub fn services_by_host(&self, hostname: &str) -> impl Iterator<Item = &Arc<Service>> {
+        self.services_by_host.get(hostname).into_iter().flat_map(Few::iter)
+    }
+
     /// The first workload `<namespace>/<hostname>`.
     pub fn workload_by_host(&self, key: &str) -> Option<&Arc<Workload>> {
         self.workloads_by_host.get(key)?.iter().next()
