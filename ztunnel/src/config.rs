@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     fmt::Display,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    num::{NonZeroU32, NonZeroUsize},
+    num::{NonZeroU16, NonZeroU32, NonZeroUsize},
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -19,6 +19,8 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use identity::IdentitySection;
+
+use crate::dns::DnsSection;
 
 /// All settings of the daemon.
 #[derive(Clone, Debug, Serialize)]
@@ -34,6 +36,8 @@ pub struct Config {
     pub capture: CaptureSection,
     /// Where pods are announced.
     pub pods: PodSources,
+    /// DNS queries.
+    pub dns: DnsSection,
     /// Tunnels and connections.
     pub tunnels: TunnelSection,
     /// Where the daemon answers its operators.
@@ -181,6 +185,7 @@ impl Config {
             identity: from.identity(),
             capture: from.capture(),
             pods: from.pods(),
+            dns: from.dns(),
             tunnels: from.tunnels(),
             listen: from.listen(),
             threads: from.threads(cpus),
@@ -252,6 +257,23 @@ impl Reader<'_> {
             directory: self.text("AQUIFER_POD_DIR", "/var/lib/aquifer/pods").into(),
             socket: self.text("AQUIFER_POD_SOCKET", "/run/aquifer/pods.sock").into(),
             node_agent: self.optional("INPOD_UDS").map(PathBuf::from),
+        }
+    }
+
+    fn dns(&mut self) -> DnsSection {
+        let address = self.text("DNS_PROXY_ADDR", "localhost:15053");
+        let port = address.rsplit_once(':').map_or("", |(_, port)| port).parse::<NonZeroU16>();
+        let port = self.check("DNS_PROXY_ADDR", &address, port);
+        DnsSection {
+            capture: self.text("ISTIO_META_DNS_CAPTURE", "true") == "true",
+            port: port.map_or(0, NonZeroU16::get),
+            cluster_domain: self
+                .text("CLUSTER_DOMAIN", "cluster.local")
+                .trim_matches('.')
+                .to_ascii_lowercase(),
+            preferred_namespace: self.optional("PREFERED_SERVICE_NAMESPACE"),
+            ipv6: self.parsed("IPV6_ENABLED", true),
+            time_to_live: self.duration("AQUIFER_DNS_TTL", Duration::from_secs(30)),
         }
     }
 

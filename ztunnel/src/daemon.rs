@@ -77,6 +77,7 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
         policies_known: watch::Sender::new(false),
         identities: identities(config)?,
         capture,
+        dns: config.dns.clone(),
         hbone: tunnels(config),
         baggage: config.tunnels.baggage,
         announced: match config.tunnels.announce_on_loopback {
@@ -108,6 +109,8 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
         None => restored.release_leftovers(&pods),
     }
     spawn_local(retry(pods.clone()));
+    // Queries are answered by the same threads, of which each pod has its own sockets before it is captured.
+    readiness.task("dns proxy").ready();
     readiness.task("proxy").ready();
 
     wait_for_end(&node).await?;

@@ -6,6 +6,7 @@ pub mod admission;
 pub mod capture;
 pub mod config;
 pub mod daemon;
+pub mod dns;
 mod identity;
 pub mod next_hop;
 pub mod pods;

@@ -20,6 +20,11 @@ fn run(target: &str, function: fn(&[u8])) {
 }
 
 #[test]
+fn dns() {
+    run("dns", targets::dns);
+}
+
+#[test]
 fn zds() {
     run("zds", targets::zds);
 }

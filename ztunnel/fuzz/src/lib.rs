@@ -5,9 +5,12 @@
 
 use std::{cell::RefCell, collections::BTreeSet, fs::File};
 
-use ztunnel::pods::{
-    AddError, Announced, PodTable, PodUid,
-    zds::{Handled, Session, Snapshot, Violation},
+use ztunnel::{
+    dns::{self, Known, Malformed, Request, Transport},
+    pods::{
+        AddError, Announced, PodTable, PodUid,
+        zds::{Handled, Session, Snapshot, Violation},
+    },
 };
 
 /// A connection of a node agent: packets of a length (one byte), a number of descriptors (one byte) and a message.
@@ -33,6 +36,31 @@ pub fn zds(mut bytes: &[u8]) {
             }
         }
         bytes = after;
+    }
+}
+
+/// A query (its length in one byte) and what a server says to it. Every answer is for the one who asked and fits.
+pub fn dns(bytes: &[u8]) {
+    let [length, rest @ ..] = bytes else { return };
+    let (query, answer) = rest.split_at(usize::from(*length).min(rest.len()));
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let request = match Request::read(query, transport) {
+            Ok(request) => request,
+            Err(Malformed::Answered(answer)) => return assert_eq!(answer[..2], query[..2]),
+            Err(Malformed::NoHeader) => return assert!(query.len() < 12),
+        };
+        let addresses = (0..200).map(|last| [10, 0, 0, last].into()).collect();
+        let alias_of = request.addresses_of().map(|(name, _)| name);
+        let known = Known { alias_of, addresses };
+        let seconds = std::time::Duration::from_secs(30);
+        let mut answers = vec![request.answer(&known, seconds)];
+        if dns::matches(query, answer) {
+            answers.push(dns::finish_answer(&request, answer.to_vec()));
+        }
+        for answer in answers {
+            assert_eq!(answer[..2], query[..2]);
+            assert!(answer.len() <= usize::from(u16::MAX) && answer[2] & 0x80 != 0);
+        }
     }
 }
 

@@ -8,7 +8,6 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
 };
 
-use ebpf_common::DNS_PORT;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{listeners::pod_listener, netns::Netns};
@@ -21,7 +20,7 @@ const TRIES: u32 = 16;
 /// The sockets for the DNS queries of one pod; all non-blocking.
 #[derive(Debug)]
 pub struct DnsListeners {
-    /// One for each address of the pod, all at one port: 15053, or another one if a process of the pod holds that.
+    /// One for each address of the pod, all at one port: the one wished, or another if a process of the pod holds that.
     pub datagrams: Vec<UdpSocket>,
     /// For all addresses.
     pub connections: TcpListener,
@@ -30,21 +29,27 @@ pub struct DnsListeners {
 }
 
 impl DnsListeners {
-    /// Opens them at the first address of each family, which is where the pod's own traffic is redirected to.
+    /// Opens them at the first address of each family, which is where the pod's own traffic is redirected to, and at
+    /// `port` if it is free.
     ///
     /// # Errors
     /// The namespace cannot be entered, or the kernel's answer to socket(), bind() or listen().
-    pub fn open(netns: &Netns, ips: &[IpAddr]) -> io::Result<Self> {
+    pub fn open(netns: &Netns, ips: &[IpAddr], port: u16) -> io::Result<Self> {
         let canonical = || ips.iter().map(IpAddr::to_canonical);
         let first = [canonical().find(IpAddr::is_ipv4), canonical().find(IpAddr::is_ipv6)];
         let ips: Vec<IpAddr> = first.into_iter().flatten().collect();
-        let (datagrams, port) = netns.enter(|| datagram_sockets(&ips))??;
-        Ok(Self { datagrams, connections: pod_listener(netns, DNS_PORT)?, ips, port })
+        let (datagrams, bound) = netns.enter(|| datagram_sockets(&ips, port))??;
+        Ok(Self { datagrams, connections: pod_listener(netns, port)?, ips, port: bound })
+    }
+
+    /// The sockets alone: capture lasts while they are open.
+    pub fn into_sockets(self) -> (Vec<UdpSocket>, TcpListener) {
+        (self.datagrams, self.connections)
     }
 }
 
-fn datagram_sockets(ips: &[IpAddr]) -> io::Result<(Vec<UdpSocket>, u16)> {
-    let mut result = at_one_port(ips, DNS_PORT);
+fn datagram_sockets(ips: &[IpAddr], port: u16) -> io::Result<(Vec<UdpSocket>, u16)> {
+    let mut result = at_one_port(ips, port);
     for _ in 0..TRIES {
         match result {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => result = at_one_port(ips, 0),

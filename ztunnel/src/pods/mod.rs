@@ -14,7 +14,7 @@ pub mod socket;
 mod stand_in;
 pub mod zds;
 
-pub use record::{CaptureOptions, PodRecord, PodUid, SourceAddress, WithoutDaemon};
+pub use record::{CaptureOptions, DnsCapture, PodRecord, PodUid, SourceAddress, WithoutDaemon};
 
 /// A pod as a source announces it, its network namespace open.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Announced {
             service_account: record.service_account.clone(),
             netns,
             ips: record.ips.clone(),
-            capture: record.capture,
+            capture: record.capture.clone(),
         })
     }
 }

@@ -28,7 +28,7 @@ pub struct PodRecord {
 }
 
 /// How a pod's traffic is captured.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CaptureOptions {
     /// What happens to connections while no daemon runs.
@@ -37,6 +37,32 @@ pub struct CaptureOptions {
     /// Whose address the pod's applications see on connections out of the mesh.
     #[serde(default)]
     pub source_address: SourceAddress,
+    /// What happens to DNS queries.
+    #[serde(default, skip_serializing_if = "DnsCapture::is_default")]
+    pub dns: DnsCapture,
+    /// File of the pod's resolver configuration, resolv.conf(5), as the daemon sees it. Without it, that of a process in
+    /// the pod's network namespace is looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolv_conf: Option<PathBuf>,
+}
+
+/// What happens to a pod's DNS queries.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DnsCapture {
+    /// What the daemon's setting says.
+    #[default]
+    Default,
+    /// They are captured.
+    Capture,
+    /// They go to the server that is asked.
+    Pass,
+}
+
+impl DnsCapture {
+    fn is_default(&self) -> bool {
+        *self == Self::Default
+    }
 }
 
 /// What happens to a pod's connections while no daemon runs.

@@ -33,7 +33,7 @@ pub use pod::Pod;
 pub use pods::{Listing, Pods, Source};
 pub use thread::{DataThreads, StartError};
 
-use crate::{admin::ConnectionTable, admission::AnnouncedAt, capture::Capture};
+use crate::{admin::ConnectionTable, admission::AnnouncedAt, capture::Capture, dns::DnsSection};
 
 /// What all data threads share.
 pub struct Node {
@@ -48,6 +48,8 @@ pub struct Node {
     pub identities: Identities,
     /// The kernel's side of capture.
     pub capture: Arc<Capture>,
+    /// How pods' DNS queries are answered.
+    pub dns: DnsSection,
     /// Limits and deadlines of tunnels.
     pub hbone: HboneConfig,
     /// Whether baggage is read and answered.

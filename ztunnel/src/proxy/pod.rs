@@ -40,7 +40,7 @@ pub struct Pod {
 #[error(
     "the control plane has not described pod {namespace}/{name} with service account {service_account}"
 )]
-pub(super) struct UnknownPod {
+pub(crate) struct UnknownPod {
     namespace: String,
     name: String,
     service_account: String,
@@ -50,13 +50,18 @@ impl Pod {
     /// Whether another announcement of the pod says the same.
     pub(super) fn is_described_as(&self, other: &Self) -> bool {
         let said = |pod: &Self| {
-            (pod.namespace.clone(), pod.name.clone(), pod.service_account.clone(), pod.capture)
+            (
+                pod.namespace.clone(),
+                pod.name.clone(),
+                pod.service_account.clone(),
+                pod.capture.clone(),
+            )
         };
         said(self) == said(other) && self.ips == other.ips
     }
 
     /// The pod's record, found by its name and never by an address. Waits for it for at most five seconds.
-    pub(super) async fn workload(&self, store: &Store) -> Result<Arc<Workload>, UnknownPod> {
+    pub(crate) async fn workload(&self, store: &Store) -> Result<Arc<Workload>, UnknownPod> {
         if let Some(workload) = self.record(store) {
             return Ok(workload);
         }
@@ -80,7 +85,7 @@ impl Pod {
     }
 
     /// The pod's record, if it has arrived.
-    pub(super) fn record(&self, store: &Store) -> Option<Arc<Workload>> {
+    pub(crate) fn record(&self, store: &Store) -> Option<Arc<Workload>> {
         store.load().workload_of(&self.namespace, &self.name, &self.service_account).cloned()
     }
 }

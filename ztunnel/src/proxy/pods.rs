@@ -22,8 +22,8 @@ use self::wanted::Wanted;
 use super::{DataThreads, Node, Pod, thread::ThreadListeners};
 use crate::{
     admin::{PodState, PodStatus},
-    capture::{DaemonAway, Netns, PodCapture, PodListeners},
-    pods::{AddError, Announced, PodTable, PodUid, WithoutDaemon},
+    capture::{DaemonAway, DnsListeners, Netns, PodCapture, PodListeners},
+    pods::{AddError, Announced, DnsCapture, PodTable, PodUid, WithoutDaemon},
 };
 
 /// All served pods.
@@ -232,8 +232,12 @@ impl Pods {
     fn start(&self, pod: &Arc<Pod>) -> Result<(), AddError> {
         let count = NonZeroUsize::new(self.threads.count())
             .expect("there is a data thread: checked by the settings");
-        let listeners =
-            PodListeners::open(&pod.netns, count).map_err(|source| AddError::Listen { source })?;
+        let listen = |source| AddError::Listen { source };
+        let mut listeners = PodListeners::open(&pod.netns, count).map_err(listen)?;
+        if self.captures_dns(pod) {
+            let dns = DnsListeners::open(&pod.netns, &pod.ips, self.node.dns.port);
+            listeners.dns = Some(dns.map_err(listen)?);
+        }
         let capture = PodCapture {
             netns: pod.netns.clone(),
             ips: pod.ips.clone(),
@@ -246,12 +250,18 @@ impl Pods {
             .capture
             .enrol(&capture, &listeners)
             .map_err(|source| AddError::Capture { source })?;
-        let PodListeners { outbound, plaintext, hbone, dns: _ } = listeners;
+        let PodListeners { outbound, plaintext, hbone, mut dns } = listeners;
+        // Pods are dealt to the threads by their namespaces' cookies, which are counted up.
+        let of_dns = usize::try_from(pod.netns.cookie()).unwrap_or(0) % count.get();
         let listeners = outbound
             .into_iter()
             .zip(plaintext)
             .zip(hbone)
-            .map(|((outbound, plaintext), hbone)| ThreadListeners { outbound, plaintext, hbone })
+            .enumerate()
+            .map(|(index, ((outbound, plaintext), hbone))| {
+                let dns = if index == of_dns { dns.take() } else { None };
+                ThreadListeners { outbound, plaintext, hbone, dns }
+            })
             .collect();
         self.threads.serve(pod, listeners).map_err(|error| {
             pod.removed.cancel();
@@ -259,6 +269,14 @@ impl Pods {
         })?;
         self.prefetch(pod);
         Ok(())
+    }
+
+    fn captures_dns(&self, pod: &Pod) -> bool {
+        match pod.capture.dns {
+            DnsCapture::Default => self.node.dns.capture,
+            DnsCapture::Capture => true,
+            DnsCapture::Pass => false,
+        }
     }
 
     /// Asks for the pod's certificate before its first connection needs it, once its record names the trust domain.

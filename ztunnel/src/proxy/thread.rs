@@ -37,7 +37,7 @@ use super::{
     outbound, plaintext,
     revocation::{Peers, Standing},
 };
-use crate::pods::PodUid;
+use crate::{capture::DnsListeners, dns, pods::PodUid};
 
 /// Orders a thread may be behind with. A full queue means a thread that does not run: a pod is then refused, a tunnel
 /// stays with the thread that accepted it.
@@ -88,6 +88,8 @@ pub(super) struct ThreadListeners {
     pub(super) outbound: std::net::TcpListener,
     pub(super) plaintext: std::net::TcpListener,
     pub(super) hbone: std::net::TcpListener,
+    /// A pod's queries are all one thread's.
+    pub(super) dns: Option<DnsListeners>,
 }
 
 /// One data thread.
@@ -234,6 +236,9 @@ impl DataThread {
         let outbound = TcpListener::from_std(listeners.outbound)?;
         let plaintext = TcpListener::from_std(listeners.plaintext)?;
         let hbone = TcpListener::from_std(listeners.hbone)?;
+        if let Some(dns) = listeners.dns {
+            dns::serve(&self.node, &pod, dns)?;
+        }
         let local = Rc::new(LocalPod { pool: Pool::new(self.node.hbone.clone()), pod });
         self.live.serve(&local.pod, &self.node.store.load(), Instant::now());
         self.pods.borrow_mut().insert(local.pod.uid.clone(), local.clone());

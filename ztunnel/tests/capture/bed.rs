@@ -118,7 +118,7 @@ impl Host {
     /// As [`Host::daemon`], with sockets for DNS that wait likewise.
     pub(crate) fn daemon_with_dns(&self) -> PodListeners {
         let mut listeners = self.daemon(1);
-        let dns = DnsListeners::open(&self.netns, &[self.ip4, self.ip6]).unwrap();
+        let dns = DnsListeners::open(&self.netns, &[self.ip4, self.ip6], 15053).unwrap();
         waiting(&dns.connections);
         dns.datagrams.iter().for_each(waiting_datagrams);
         listeners.dns = Some(dns);

@@ -53,7 +53,7 @@ impl Wanted {
             service_account: self.service_account.clone(),
             netns: self.netns.clone(),
             ips: addresses(&self.netns, &self.ips)?,
-            capture: self.capture,
+            capture: self.capture.clone(),
             removed: CancellationToken::new(),
         })
     }

@@ -1,0 +1,189 @@
+//! Which names a queried name may stand for.
+//!
+//! In: the name and the pod's search domains. Out: the names to look up, in order. Whether there is anything by these
+//! names is of no interest here.
+
+use super::ResolvConf;
+
+/// A name to look up.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Candidate {
+    /// The whole name.
+    pub(super) host: String,
+    /// The name without the search domain that the pod's resolver had put behind it, if it had.
+    pub(super) stripped: Option<String>,
+}
+
+/// The names that `name` may stand for: itself, itself below the search domains; then the same for what is left of it
+/// without each search domain that it ends in.
+///
+/// A resolver puts search domains behind names with fewer dots than `ndots` only, so that only those are completed here,
+/// and only to what the pod's own resolver could have made of them.
+pub(super) fn candidates(
+    name: &str,
+    namespace: &str,
+    cluster_domain: &str,
+    conf: &ResolvConf,
+) -> Vec<Candidate> {
+    let kubernetes = Kubernetes::new(namespace, cluster_domain);
+    let mut all: Vec<Candidate> = Vec::new();
+    let mut add = |host: String, stripped: Option<&str>| {
+        if !all.iter().any(|known| known.host == host) {
+            all.push(Candidate { host, stripped: stripped.map(str::to_owned) });
+        }
+    };
+    add(name.to_owned(), None);
+    kubernetes.completed(name, conf).into_iter().for_each(|host| add(host, None));
+    for domain in &conf.search {
+        let left = name.strip_suffix(&**domain).and_then(|left| left.strip_suffix('.'));
+        let Some(left) = left.filter(|left| !left.is_empty() && is_relative(left, conf)) else {
+            continue;
+        };
+        add(left.to_owned(), Some(left));
+        kubernetes.completed(left, conf).into_iter().for_each(|host| add(host, Some(left)));
+    }
+    all
+}
+
+fn is_relative(name: &str, conf: &ResolvConf) -> bool {
+    name.matches('.').count() < usize::from(conf.ndots)
+}
+
+/// The search domains that Kubernetes gives to pods.
+struct Kubernetes {
+    namespace: String,
+    services: String,
+    cluster: String,
+}
+
+impl Kubernetes {
+    fn new(namespace: &str, cluster_domain: &str) -> Self {
+        Self {
+            namespace: format!("{namespace}.svc.{cluster_domain}"),
+            services: format!("svc.{cluster_domain}"),
+            cluster: cluster_domain.to_owned(),
+        }
+    }
+
+    /// The name below those of the pod's search domains that can make a service's name of it, the likeliest first; then
+    /// below those that are not Kubernetes'.
+    fn completed(&self, name: &str, conf: &ResolvConf) -> Vec<String> {
+        if !is_relative(name, conf) {
+            return Vec::new();
+        }
+        let labels = name.split('.').count();
+        let of_service = name.ends_with(".svc");
+        let likely: &[&String] = match (labels, of_service) {
+            (1, _) => &[&self.namespace],
+            (2, _) => &[&self.services, &self.namespace],
+            (3, true) => &[&self.cluster, &self.services],
+            (3, false) => &[&self.services],
+            (4, true) => &[&self.cluster],
+            _ => &[],
+        };
+        let searched = |domain: &str| conf.search.iter().any(|search| **search == *domain);
+        let own = [&self.namespace, &self.services, &self.cluster];
+        let others = conf.search.iter().filter(|search| own.iter().all(|own| **own != ***search));
+        likely
+            .iter()
+            .map(|domain| domain.as_str())
+            .filter(|domain| searched(domain))
+            .chain(others.map(|domain| &**domain))
+            .map(|domain| format!("{name}.{domain}"))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `name -> stripped` for each candidate.
+    fn check(conf: &ResolvConf, name: &str, expected: &str) {
+        let found = candidates(name, "shop", "cluster.local", conf).into_iter().map(|candidate| {
+            match candidate.stripped {
+                Some(stripped) => format!("{} <- {stripped}", candidate.host),
+                None => candidate.host,
+            }
+        });
+        assert_eq!(found.collect::<Vec<_>>().join(" | "), expected, "{name}");
+    }
+
+    fn kubernetes() -> ResolvConf {
+        ResolvConf::of_kubernetes("shop", "cluster.local")
+    }
+
+    // node-proxy.md §8: the expansions by label count.
+    #[test]
+    fn names_are_completed_by_their_number_of_labels() {
+        for (name, expected) in [
+            ("cart", "cart | cart.shop.svc.cluster.local"),
+            (
+                "cart.data",
+                "cart.data | cart.data.svc.cluster.local | cart.data.shop.svc.cluster.local",
+            ),
+            (
+                "cart.data.svc",
+                "cart.data.svc | cart.data.svc.cluster.local | cart.data.svc.svc.cluster.local",
+            ),
+            ("pod.cart.data", "pod.cart.data | pod.cart.data.svc.cluster.local"),
+            ("pod.cart.data.svc", "pod.cart.data.svc | pod.cart.data.svc.cluster.local"),
+            ("www.example.com.de", "www.example.com.de"),
+            ("a.b.c.d.e", "a.b.c.d.e"),
+        ] {
+            check(&kubernetes(), name, expected);
+        }
+    }
+
+    #[test]
+    fn each_search_domain_at_the_end_is_taken_off() {
+        check(
+            &kubernetes(),
+            "www.example.com.shop.svc.cluster.local",
+            "www.example.com.shop.svc.cluster.local | www.example.com <- www.example.com \
+             | www.example.com.svc.cluster.local <- www.example.com \
+             | www.example.com.shop <- www.example.com.shop \
+             | www.example.com.shop.svc <- www.example.com.shop.svc",
+        );
+        check(
+            &kubernetes(),
+            "cart.cluster.local",
+            "cart.cluster.local | cart.cluster.local.svc.cluster.local \
+             | cart <- cart | cart.shop.svc.cluster.local <- cart",
+        );
+        // A domain alone is no name with a domain behind it.
+        check(
+            &kubernetes(),
+            "svc.cluster.local",
+            "svc.cluster.local | svc.cluster.local.svc.cluster.local \
+             | svc <- svc | svc.shop.svc.cluster.local <- svc",
+        );
+    }
+
+    // §11.11: the pod's own search list and `ndots`.
+    #[test]
+    fn a_pods_own_search_domains_count_and_no_others() {
+        let corp = ResolvConf::parse("search corp.example\noptions ndots:5\n");
+        check(&corp, "cart", "cart | cart.corp.example");
+        check(
+            &corp,
+            "db.corp.example",
+            "db.corp.example | db.corp.example.corp.example | db <- db",
+        );
+        check(
+            &corp,
+            "cart.shop.svc.cluster.local",
+            "cart.shop.svc.cluster.local | cart.shop.svc.cluster.local.corp.example",
+        );
+        check(&ResolvConf::parse(""), "cart.shop", "cart.shop");
+    }
+
+    #[test]
+    fn a_name_with_as_many_dots_as_ndots_is_taken_as_it_is() {
+        let mut conf = kubernetes();
+        conf.ndots = 1;
+        check(&conf, "cart.data", "cart.data");
+        check(&conf, "cart", "cart | cart.shop.svc.cluster.local");
+        check(&conf, "www.example.com.svc.cluster.local", "www.example.com.svc.cluster.local");
+    }
+}
