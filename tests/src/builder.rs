@@ -22,6 +22,7 @@ pub struct Builder {
     pub(crate) tcp: Tcp,
     pub(crate) mesh: Mesh,
     pub(crate) variables: Vec<(String, OsString)>,
+    pub(crate) dns_server: Option<String>,
 }
 
 /// Which mesh it gets.
@@ -85,6 +86,13 @@ impl Builder {
     #[must_use]
     pub fn tcp(self, tcp: Tcp) -> Builder {
         Builder { tcp, ..self }
+    }
+
+    /// Has the resolvers of all pods ask pod `path`, with the search domains of their Kubernetes namespaces. Without, pods
+    /// have the machine's own resolver configuration.
+    #[must_use]
+    pub fn dns_server(self, path: &str) -> Builder {
+        Builder { dns_server: Some(path.to_owned()), ..self }
     }
 
     /// Builds nodes and pods only: no pilot, no daemons.

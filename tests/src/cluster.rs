@@ -178,6 +178,7 @@ impl Cluster {
     /// If its node is unknown or its daemon refuses it.
     pub fn add_pod(&mut self, spec: PodSpec) -> Result<Pod> {
         let pod = self.place_pod(spec)?;
+        self.set_resolver(&pod)?;
         self.write_pods(&pod.spec().namespace)?;
         self.enrol(&pod)?;
         Ok(pod)
@@ -224,6 +225,7 @@ impl Cluster {
         for spec in self.description.pods.clone() {
             self.place_pod(spec)?;
         }
+        self.pods.values().try_for_each(|pod| self.set_resolver(pod))?;
         self.write_manifests()?;
         let binary = match &self.description.mesh {
             Mesh::Absent => return Ok(()),
@@ -312,6 +314,11 @@ impl Cluster {
             Some(daemon) if self.is_ambient(pod) => daemon.register(pod),
             Some(_) | None => Ok(()),
         }
+    }
+
+    fn set_resolver(&self, pod: &Pod) -> Result<()> {
+        let Some(server) = &self.description.dns_server else { return Ok(()) };
+        pod.resolve_by(self.pod(server)?.ip4().into())
     }
 
     fn is_ambient(&self, pod: &Pod) -> bool {

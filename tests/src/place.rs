@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -55,6 +55,22 @@ impl Place {
         fs::write(&enter, script).with_context(|| format!("writing {}", enter.display()))?;
         fs::set_permissions(&enter, Permissions::from_mode(0o755))?;
         Ok(Place { netns, cgroup, logs: plan.dir().join("logs"), enter, cpu: None })
+    }
+
+    /// Has the programs see `resolv_conf` as theirs.
+    ///
+    /// # Errors
+    /// If the script cannot be written.
+    pub fn resolve_by(&self, resolv_conf: &Path) -> Result<()> {
+        let script = fs::read_to_string(&self.enter)?;
+        // What is unmounted elsewhere goes here too: else a program would keep the namespaces of other pods alive.
+        let own_mounts = format!(
+            "exec unshare --mount --propagation slave sh -c \
+             'mount --bind {} /etc/resolv.conf && exec \"$@\"' sh nsenter",
+            resolv_conf.display()
+        );
+        let script = script.replacen("exec nsenter", &own_mounts, 1);
+        fs::write(&self.enter, script).with_context(|| format!("writing {}", self.enter.display()))
     }
 
     /// The same place, on one CPU or on any.

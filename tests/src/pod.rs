@@ -103,7 +103,41 @@ impl Pod {
             "serviceAccount": self.spec.service_account,
             "netns": self.place.netns,
             "ips": self.ips(),
+            "capture": match self.resolv_conf() {
+                Some(path) => json!({ "resolvConf": path }),
+                None => json!({}),
+            },
         })
+    }
+
+    /// The file of its own resolver configuration, if it has one.
+    pub fn resolv_conf(&self) -> Option<PathBuf> {
+        Some(self.resolv_conf_path()).filter(|path| path.exists())
+    }
+
+    fn resolv_conf_path(&self) -> PathBuf {
+        self.plan.dir().join("pods").join(self.netns()).join("resolv.conf")
+    }
+
+    /// Gives it the resolver configuration that a kubelet would write, with `server` as its DNS server.
+    pub(crate) fn resolve_by(&self, server: IpAddr) -> Result<()> {
+        let namespace = &self.spec.namespace;
+        let text = format!(
+            "search {namespace}.svc.cluster.local svc.cluster.local cluster.local\n\
+             nameserver {server}\noptions ndots:5\n"
+        );
+        self.set_resolv_conf(&text)?;
+        self.place.resolve_by(&self.resolv_conf_path())
+    }
+
+    /// Changes its resolver configuration, in place: programs that run have the file mounted.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn set_resolv_conf(&self, text: &str) -> Result<()> {
+        let path = self.resolv_conf_path();
+        make_folder(&self.plan.dir().join("pods").join(self.netns()))?;
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
     }
 
     /// Runs `words` to their end; an unsuccessful end is not an error.
@@ -207,6 +241,27 @@ impl Pod {
         let mut iperf3 = self.spawn("iperf3", &["iperf3", "--server"])?;
         iperf3.wait_listening(5201)?;
         Ok(iperf3)
+    }
+
+    /// Starts dnsmasq on port 53 with `options`; it asks nobody else, so that what is not among its records is refused.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn dnsmasq(&self, options: &[&str]) -> Result<Process> {
+        let fixed = [
+            "dnsmasq",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--no-daemon",
+            "--user=root",
+            "--pid-file=",
+            "--log-queries",
+            "--log-facility=-",
+        ];
+        let mut dnsmasq = self.spawn("dnsmasq", &[&fixed, options].concat())?;
+        dnsmasq.wait_listening(53)?;
+        Ok(dnsmasq)
     }
 
     /// Starts socat as an echo server on port 7.

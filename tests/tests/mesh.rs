@@ -7,6 +7,8 @@
 mod address_reuse;
 #[path = "mesh/certificates.rs"]
 mod certificates;
+#[path = "mesh/dns.rs"]
+mod dns;
 #[path = "mesh/enrolment.rs"]
 mod enrolment;
 #[path = "mesh/envoy.rs"]

@@ -9,13 +9,15 @@ use anyhow::{Context as _, Result, bail};
 use crate::{EbpfOptions, Offline, command::run, debian, ebpf, envoy, place::Place};
 
 /// The programs that run in the testbed's pods, and what builds its network.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 11] = [
     "nginx-light",
     "redis-server",
     "redis-tools",
     "iperf3",
     "socat",
     "curl",
+    "dnsmasq-base",
+    "bind9-dnsutils",
     "tcpdump",
     "iproute2",
     "procps",
