@@ -1,4 +1,4 @@
-//! Who plays in the demo: two nodes, eight pods, four services, and the programs in them.
+//! Who plays in the demo: two nodes, nine pods, four services, and the programs in them.
 //!
 //! In: nothing. Out: a [`Cast`]: the cluster and its programs, and how a command of a pod is shown and run.
 
@@ -36,12 +36,19 @@ impl Cast {
             .pod(PodSpec::new("data/meter", "b"))
             .pod(PodSpec::new("data/echo", "b"))
             .pod(PodSpec::new("street/stranger", "a"))
+            .pod(PodSpec::new("street/dns", "b"))
             .service(ServiceSpec::new("shop/cart").port(80, 80))
             .service(ServiceSpec::new("data/redis").port(6379, 6379))
             .service(ServiceSpec::new("data/meter").port(5201, 5201))
             .service(ServiceSpec::new("data/echo").port(7, 7))
+            .dns_server("street/dns")
             .start()?;
         let programs = vec![
+            // It knows nothing of the cluster: names of services are the mesh's.
+            cluster.pod("street/dns")?.dnsmasq(&[
+                "--local=/cluster.local/",
+                "--host-record=www.outside.test,192.0.2.7",
+            ])?,
             cluster.pod("shop/cart")?.nginx(SECRET)?,
             cluster.pod("shop/pricing")?.nginx("the-prices-of-today")?,
             cluster.pod("street/stranger")?.nginx("a-page-of-the-street")?,

@@ -48,21 +48,30 @@ fn ordinary(story: &mut Story, cast: &Cast) -> Result<()> {
 }
 
 fn by_service(story: &mut Story, cast: &Cast) -> Result<()> {
-    story.chapter("Service addresses, which lead nowhere without the mesh");
+    story.chapter("Services by their names, at addresses that lead nowhere without the mesh");
     let (cart4, cart6) = cast.cluster.service("shop/cart")?;
-    for host in [cart4.to_string(), format!("[{cart6}]")] {
-        let url = format!("http://{host}/");
-        let words = ["curl", "-sS", "--globoff", "--max-time", "5", &url];
+    for (family, name, expected) in [
+        ("-4", "cart", cart4.to_string()),
+        ("-6", "cart.shop.svc.cluster.local", cart6.to_string()),
+    ] {
+        let url = format!("http://{name}/");
+        let shown = "%{stderr}%{remote_ip}";
+        let words = ["curl", "-sS", family, "--max-time", "5", "-w", shown, &url];
         story.claim(
-            &format!("shop/web reaches service shop/cart at {host}"),
+            &format!("shop/web reaches service shop/cart as {name}, which is {expected}"),
             &cast.shown("shop/web", &words),
-            || cast.ask("shop/web", &words),
+            || {
+                let output = cast.pod("shop/web")?.run(&words)?;
+                let (page, ip) = (text(&output.stdout), text(&output.stderr));
+                ensure!(output.status.success() && ip.trim() == expected, "{}", ip.trim());
+                Ok(format!("{} from {}", page.trim(), ip.trim()))
+            },
         );
     }
-    let redis = cast.cluster.service("data/redis")?.0.to_string();
-    let words = ["redis-cli", "-h", &redis, "INCRBY", "visits", "42"];
+    names(story, cast)?;
+    let words = ["redis-cli", "-h", "redis", "INCRBY", "visits", "42"];
     story.claim(
-        "data/batch counts in redis through service data/redis",
+        "data/batch counts in redis, a service of its own namespace",
         &cast.shown("data/batch", &words),
         || {
             let answer = cast.ask("data/batch", &words)?;
@@ -70,9 +79,7 @@ fn by_service(story: &mut Story, cast: &Cast) -> Result<()> {
             Ok(format!("(integer) {}", answer.trim()))
         },
     );
-    let echo = cast.cluster.service("data/echo")?.0;
-    let line = format!("echo is anybody there | socat -t 5 - TCP:{echo}:7");
-    let words = ["sh", "-c", &line];
+    let words = ["sh", "-c", "echo is anybody there | socat -t 5 - TCP4:echo.data:7"];
     story.claim(
         "socat in data/echo sends back a line through service data/echo",
         &cast.shown("data/batch", &words),
@@ -82,8 +89,7 @@ fn by_service(story: &mut Story, cast: &Cast) -> Result<()> {
             Ok(answer)
         },
     );
-    let meter = cast.cluster.service("data/meter")?.0.to_string();
-    let words = ["iperf3", "--client", &meter, "--time", "1", "--format", "M"];
+    let words = ["iperf3", "--client", "meter.data", "--time", "1", "--format", "M"];
     story.claim(
         "iperf3 measures through service data/meter",
         &cast.shown("data/batch", &words),
@@ -97,6 +103,27 @@ fn by_service(story: &mut Story, cast: &Cast) -> Result<()> {
             Ok(receiver.trim().to_owned())
         },
     );
+    Ok(())
+}
+
+/// Who answers which name.
+fn names(story: &mut Story, cast: &Cast) -> Result<()> {
+    let server = cast.pod("street/dns")?.ip4();
+    for (asked, name, status) in [
+        ("the mesh's names are answered in the pod", "cart.shop.svc.cluster.local", "NOERROR"),
+        ("others by the pod's own server, dnsmasq", "www.outside.test", "NOERROR"),
+        ("and what it says is passed on", "absent.cluster.local", "NXDOMAIN"),
+    ] {
+        let words = ["dig", "+tries=1", name];
+        story.claim(&format!("{asked}: {name}"), &cast.shown("shop/web", &words), || {
+            let said = cast.ask("shop/web", &words)?;
+            ensure!(said.contains(&format!("status: {status}")), "{said}");
+            ensure!(said.contains(&format!("SERVER: {server}#53")), "{said}");
+            let record = said.lines().find(|line| line.starts_with(name));
+            let time = said.lines().find(|line| line.starts_with(";; Query time"));
+            Ok(format!("{status} {}{}", record.unwrap_or_default(), time.unwrap_or_default()))
+        });
+    }
     Ok(())
 }
 
@@ -130,8 +157,7 @@ fn seen_by_the_receiver(story: &mut Story, cast: &Cast) -> Result<()> {
 fn on_the_wire(story: &mut Story, cast: &Cast) -> Result<()> {
     story.chapter("The same crossing, seen on the fabric between the nodes");
     let (web, cart) = (cast.pod("shop/web")?, cast.pod("shop/cart")?);
-    let url = format!("http://{}/", cart.ip4());
-    let words = ["curl", "-sS", "--max-time", "5", &url];
+    let words = ["curl", "-sS", "-4", "--max-time", "5", "http://cart.shop/"];
     let filter = format!("host {} and host {}", web.ip4(), cart.ip4());
     let command = format!("{}\n{}", cast.watch(&filter)?, cast.shown("shop/web", &words));
     story.claim(
@@ -152,6 +178,8 @@ fn on_the_wire(story: &mut Story, cast: &Cast) -> Result<()> {
         },
     );
     let stranger = cast.pod("street/stranger")?;
+    let url = format!("http://{}/", cart.ip4());
+    let words = ["curl", "-sS", "--max-time", "5", &url];
     let filter = format!("host {} and host {}", stranger.ip4(), cart.ip4());
     let command = format!("{}\n{}", cast.watch(&filter)?, cast.shown("street/stranger", &words));
     story.claim(
