@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use testbed::load::bulk::{self, Direction};
 use testbed::load::serve::{self, Addresses};
-use testbed::load::{Report, crowd, endings, threads};
+use testbed::load::{Report, crowd, endings, names, threads};
 
 /// Servers and clients that measure what an application sees.
 #[derive(Parser)]
@@ -96,6 +96,14 @@ enum Job {
         #[arg(long)]
         reset: Option<SocketAddr>,
     },
+    /// Asks a DNS server for the IPv4 addresses of a name, in datagrams.
+    Names {
+        #[command(flatten)]
+        target: Target,
+        /// The name.
+        #[arg(long)]
+        name: String,
+    },
     /// Sends a text in one datagram.
     Say {
         /// Where to.
@@ -157,6 +165,7 @@ fn main() -> Result<()> {
         Job::Crr { target, parallel, size } => {
             print(&crowd::connect_request_response(target.to, parallel, size, target.lasting())?)
         }
+        Job::Names { target, name } => print(&names::ask(target.to, &name, target.lasting())?),
         Job::Endings { parting, reset } => endings::check(parting, reset),
         Job::Say { to, text } => say(to, &text),
         Job::Idle { target, connections } => crowd::idle(target.to, connections),

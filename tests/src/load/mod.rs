@@ -6,6 +6,7 @@
 pub mod bulk;
 pub mod crowd;
 pub mod endings;
+pub mod names;
 pub mod pattern;
 pub mod pump;
 pub mod serve;

@@ -76,8 +76,8 @@ pub(crate) const ALL: &[Load] = &[
     load("crr8", "crr", 7000, &["--parallel=8"], Placement::Free, Per::Operation),
 ];
 
-/// The memory rows, which are no loads.
-pub(crate) const MEMORY: &[&str] = &["memory", "workloads-10000", "workloads-100000"];
+/// The rows that are no loads through the lanes.
+pub(crate) const OTHERS: &[&str] = &["memory", "workloads-10000", "workloads-100000", "dns"];
 
 /// Whether `names` asks for `row`; no names ask for all.
 pub(crate) fn is_wanted(names: &[String], row: &str) -> bool {
@@ -89,7 +89,7 @@ pub(crate) fn is_wanted(names: &[String], row: &str) -> bool {
 /// # Errors
 /// Names the unknown one, and all that there are.
 pub(crate) fn check(names: &[String]) -> Result<()> {
-    let known: Vec<&str> = ALL.iter().map(|load| load.name).chain(MEMORY.iter().copied()).collect();
+    let known: Vec<&str> = ALL.iter().map(|load| load.name).chain(OTHERS.iter().copied()).collect();
     match names.iter().find(|name| !known.contains(&name.as_str())) {
         Some(unknown) => bail!("there is no row {unknown}; there are {}", known.join(", ")),
         None => Ok(()),

@@ -9,6 +9,7 @@
 mod load_rows;
 mod machine;
 mod memory;
+mod names;
 mod rig;
 mod sample;
 mod table;
@@ -65,6 +66,11 @@ fn main() -> Result<()> {
             println!("{}", table::render(&found));
             rows.extend(found);
         }
+    }
+    if is_wanted(&cli.rows, "dns") {
+        let found = names::measure(cli.rounds, cli.seconds)?;
+        println!("{}", table::render(&found));
+        rows.extend(found);
     }
     if let Some(path) = &cli.json {
         let text = serde_json::to_string_pretty(&rows)?;
