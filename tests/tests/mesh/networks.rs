@@ -4,7 +4,7 @@
 //! pilot.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
@@ -21,6 +21,7 @@ use crate::shop::{IN_FORCE, Shop, description};
 const PORTS: [u16; 6] = [7000, 7001, 7002, 7003, 7004, 7005];
 const HOST: &str = "remote.shop.svc.cluster.local";
 const XDS_PORT: u16 = 15013;
+const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
 /// The networks and what runs in them.
 struct Networks {
@@ -31,13 +32,17 @@ struct Networks {
     _control_planes: Vec<Process>,
 }
 
-/// Whom clients are told to expect.
-struct Expected {
+/// What varies in what the daemons are told.
+struct Told {
+    /// The service account of the gateway.
     gateway: &'static str,
+    /// The service account behind the service.
     service: &'static str,
+    /// Where `shop/cart` takes everything, and wants to be told from whom.
+    announced_at: Option<u16>,
 }
 
-const AS_IT_IS: Expected = Expected { gateway: "gateway", service: "cart" };
+const AS_IT_IS: Told = Told { gateway: "gateway", service: "cart", announced_at: None };
 
 impl Networks {
     fn open() -> Option<Networks> {
@@ -102,7 +107,7 @@ impl Networks {
     }
 
     /// Tells the daemons of pods, the gateway, what stands for the far pod in `near`, and the service.
-    fn tell(&self, expected: &Expected) {
+    fn tell(&self, what: &Told) {
         let gateway_ip = base64(&self.shop.pod("street/gateway").ip4().octets());
         let mut told = Map::new();
         let mut tell = |name: &str, kind: &str, mut resource: Value| {
@@ -121,7 +126,7 @@ impl Networks {
         ] {
             let pod = self.shop.pod(path);
             let (namespace, name) = path.split_once('/').unwrap();
-            let workload = json!({
+            let mut workload = json!({
                 "name": name,
                 "namespace": namespace,
                 "service_account": name,
@@ -134,12 +139,15 @@ impl Networks {
                 "tunnel_protocol": "HBONE",
                 "services": if name == "cart" { membership() } else { json!({}) },
             });
+            if let (Some(port), "cart") = (what.announced_at, name) {
+                workload["application_tunnel"] = json!({ "protocol": "PROXY", "port": port });
+            }
             tell(&format!("Kubernetes//Pod/{path}"), "workload", workload);
         }
         let gateway = json!({
             "name": "gateway",
             "namespace": "street",
-            "service_account": expected.gateway,
+            "service_account": what.gateway,
             "network": "far",
             "addresses": [gateway_ip],
         });
@@ -163,7 +171,7 @@ impl Networks {
             "canonical": true,
             "addresses": [{ "network": "near", "address": base64(&self.service().octets()) }],
             "ports": ports(),
-            "subject_alt_names": [format!("spiffe://cluster.local/ns/shop/sa/{}", expected.service)],
+            "subject_alt_names": [format!("spiffe://cluster.local/ns/shop/sa/{}", what.service)],
         });
         tell(&format!("shop/{HOST}"), "service", service);
         self.write("ztunnel.address.json", &Value::Object(told));
@@ -311,12 +319,66 @@ fn a_failure_says_which_of_the_two_tunnels_did_not_open() {
     let Some(mut networks) = Networks::open() else { return };
     let to = format!("{}:7000", networks.service());
     networks.shop.attempt("shop/web", &to).unwrap();
-    networks.tell(&Expected { service: "somebody", ..AS_IT_IS });
+    networks.tell(&Told { service: "somebody", ..AS_IT_IS });
     networks.fails(&["reason=\"wrong_peer\"", "the tunnel through gateway", "sa/cart, expected"]);
-    networks.tell(&Expected { gateway: "somebody", ..AS_IT_IS });
+    networks.tell(&Told { gateway: "somebody", ..AS_IT_IS });
     networks.fails(&["reason=\"wrong_peer\"", "the tunnel to gateway", "sa/gateway, expected"]);
     networks.tell(&AS_IT_IS);
     networks.shop.expect(&to, &[("shop/web", Served)]);
     networks.gateway.kill().unwrap();
     networks.fails(&["reason=\"dial_refused\"", "the tunnel to gateway"]);
+}
+
+/// An application that is told who comes, on port 7100 of `shop/cart`: it answers with the address it sees and what it is
+/// told, in hexadecimal.
+fn announced(shop: &Shop) -> Process {
+    let length = 16 + 12 + 3 + WEB.len();
+    let program = format!("SYSTEM:echo $SOCAT_PEERADDR; od -An -v -tx1 -N {length}");
+    let words = ["socat", "TCP-LISTEN:7100,fork,reuseaddr", &program];
+    let mut process = shop.pod("shop/cart").spawn("announced", &words).unwrap();
+    process.wait_listening(7100).unwrap();
+    process
+}
+
+/// What the application saw and was told when `shop/web` dialed `to`: the address it saw, and source address, destination and
+/// identity from the header.
+fn told_by_header(shop: &Shop, to: SocketAddrV4) -> anyhow::Result<[String; 4]> {
+    let dial = format!("echo question | timeout 10 socat -t 5 - TCP:{to}");
+    let answer = shop.pod("shop/web").ask(&["sh", "-c", &dial])?;
+    let (seen, dump) = answer.split_once('\n').with_context(|| format!("said {answer:?}"))?;
+    let bytes: Vec<u8> = dump
+        .split_whitespace()
+        .map(|byte| u8::from_str_radix(byte, 16))
+        .collect::<Result<_, _>>()?;
+    ensure!(bytes.starts_with(b"\r\n\r\n\0\r\nQUIT\n\x21\x11"), "{answer}");
+    let ip = |at: usize| Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]);
+    let port = u16::from_be_bytes([bytes[26], bytes[27]]);
+    ensure!(bytes[28] == 0xd0, "{answer}");
+    let identity = String::from_utf8(bytes[31..].to_vec())?;
+    Ok([seen.to_owned(), ip(16).to_string(), SocketAddrV4::new(ip(20), port).to_string(), identity])
+}
+
+#[test]
+fn an_application_that_takes_everything_is_told_who_comes_and_for_what() {
+    let Some(mut networks) = Networks::open() else { return };
+    networks.tell(&Told { announced_at: Some(7100), ..AS_IT_IS });
+    let _application = announced(&networks.shop);
+    // The daemon dials at the loopback address, and says for which of the service's addresses it came.
+    let through = SocketAddrV4::new(networks.service(), 7000);
+    let gateway = networks.shop.pod("street/gateway").ip4().to_string();
+    let expect = |shop: &Shop, seen: &str| {
+        let expected = [seen, &gateway, &through.to_string(), WEB];
+        wait_for(&format!("{expected:?}"), IN_FORCE, || {
+            let found = told_by_header(shop, through)?;
+            ensure!(found == expected, "found {found:?}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    expect(&networks.shop, "127.0.0.1");
+    // Or at the pod's own, as whom it has for its peer.
+    let daemon = networks.shop.cluster.daemon_mut("b").unwrap();
+    daemon.set_variable("LOCALHOST_APP_TUNNEL", "false");
+    daemon.restart().unwrap();
+    expect(&networks.shop, &gateway);
 }
