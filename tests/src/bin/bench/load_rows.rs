@@ -76,8 +76,14 @@ pub(crate) const ALL: &[Load] = &[
     load("crr8", "crr", 7000, &["--parallel=8"], Placement::Free, Per::Operation),
 ];
 
+/// What a pod gets alone, and what it gets beside one that takes what it can get: the pair of the row `fair`.
+pub(crate) const FAIR: [&Load; 2] = [
+    &load("fair-alone", "rr", 7000, &["--connections=1"], Placement::Free, Per::Operation),
+    &load("fair-flooded", "rr", 7000, &["--connections=1"], Placement::Free, Per::Operation),
+];
+
 /// The rows that are no loads through the lanes.
-pub(crate) const OTHERS: &[&str] = &["memory", "workloads-10000", "workloads-100000", "dns"];
+pub(crate) const OTHERS: &[&str] = &["memory", "workloads-10000", "workloads-100000", "dns", "fair"];
 
 /// Whether `names` asks for `row`; no names ask for all.
 pub(crate) fn is_wanted(names: &[String], row: &str) -> bool {

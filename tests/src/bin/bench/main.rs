@@ -49,7 +49,10 @@ fn main() -> Result<()> {
     load_rows::check(&cli.rows)?;
     binaries::require(&["ip", "iperf3", "taskset"])?;
     let mut rows = Vec::new();
-    if ALL.iter().any(|load| is_wanted(&cli.rows, load.name)) || is_wanted(&cli.rows, "memory") {
+    if ALL.iter().any(|load| is_wanted(&cli.rows, load.name))
+        || is_wanted(&cli.rows, "memory")
+        || is_wanted(&cli.rows, "fair")
+    {
         rows.extend(measure(&cli, Congestion::Reno, "reno")?);
         let host = host_congestion_control()?;
         if host != "reno" {
@@ -89,6 +92,9 @@ fn measure(cli: &Cli, congestion: Congestion, name: &str) -> Result<Vec<Row>> {
     for load in ALL.iter().filter(|load| is_wanted(&cli.rows, load.name)) {
         rows.extend(measure_load(cli, &rig, load, name));
     }
+    if congestion == Congestion::Reno && is_wanted(&cli.rows, "fair") {
+        rows.extend(measure_fairness(cli, &rig, name)?);
+    }
     if congestion == Congestion::Reno && is_wanted(&cli.rows, "memory") {
         for (path, cluster) in &mut rig.clusters {
             let found = memory::at_rest_and_idle(path, cluster);
@@ -122,6 +128,25 @@ fn measure_load(cli: &Cli, rig: &Rig, load: &Load, congestion_control: &str) -> 
             Row { note: failure.or(row.note.clone()), ..row }
         })
         .collect()
+}
+
+/// What one pod gets, alone and while another floods the same path.
+fn measure_fairness(cli: &Cli, rig: &Rig, congestion_control: &str) -> Result<Vec<Row>> {
+    let [alone, flooded] = load_rows::FAIR;
+    let mut rows = Vec::new();
+    for lane in &rig.lanes {
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        for _ in 0..cli.rounds {
+            let Some(sample) = lane.measure_flooded(flooded, cli.seconds)? else { break };
+            with.push(sample);
+            without.push(lane.measure(alone, cli.seconds)?);
+        }
+        if !with.is_empty() {
+            rows.push(Row::of(lane.name, alone, congestion_control, &without));
+            rows.push(Row::of(lane.name, flooded, congestion_control, &with));
+        }
+    }
+    Ok(rows)
 }
 
 fn host_congestion_control() -> Result<String> {

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use testbed::command::run;
 use testbed::load::Report;
 use testbed::network::Tcp;
+use testbed::wait::{PATIENCE, wait_for};
 use testbed::{Cluster, Pod, PodSpec, Process, binaries};
 
 use crate::load_rows::{Load, Placement};
@@ -29,6 +30,8 @@ pub(crate) struct Lane {
     /// What it is called in the table.
     pub(crate) name: &'static str,
     client: Pod,
+    /// A pod beside the client, on the same path, that takes what it can get.
+    greedy: Option<Pod>,
     /// The server's address, and what is added to the ports of its servers.
     host: String,
     port_offset: u16,
@@ -89,13 +92,14 @@ impl Rig {
         let cluster = description(congestion)
             .outside("plain")
             .pod(PodSpec::new("plain/client", "a"))
+            .pod(PodSpec::new("plain/greedy", "a"))
             .pod(PodSpec::new("plain/server", "b"))
             .start()?;
         self.add_direct_and_relay(&cluster)?;
         let servers = self.serve(&cluster, "mesh/server")?;
         let near_servers = self.serve(&cluster, "mesh/near")?;
         let (a, b) = (cluster.daemon("a")?.process()?.pid(), cluster.daemon("b")?.process()?.pid());
-        let client = cluster.pod("mesh/client")?;
+        let (client, greedy) = (cluster.pod("mesh/client")?, cluster.pod("mesh/greedy")?);
         let host = |path| Ok::<String, anyhow::Error>(cluster.pod(path)?.ip4().to_string());
         let mesh = |name, path, far_proxies, servers| {
             let host = host(path)?;
@@ -103,6 +107,7 @@ impl Rig {
             anyhow::Ok(Lane {
                 name,
                 client: client.clone(),
+                greedy: Some(greedy.clone()),
                 host,
                 port_offset: 0,
                 near_proxies,
@@ -124,6 +129,7 @@ impl Rig {
         self.lanes.push(Lane {
             name: "direct",
             client: client.clone(),
+            greedy: Some(cluster.pod("plain/greedy")?.clone()),
             host: far_ip.to_string(),
             port_offset: 0,
             near_proxies: Vec::new(),
@@ -144,6 +150,7 @@ impl Rig {
         self.lanes.push(Lane {
             name: "relay",
             client,
+            greedy: None,
             host,
             port_offset,
             near_proxies,
@@ -159,6 +166,7 @@ impl Rig {
         self.lanes.push(Lane {
             name: "peer",
             client: cluster.pod("mesh/client")?.clone(),
+            greedy: Some(cluster.pod("mesh/greedy")?.clone()),
             host: cluster.pod("mesh/server")?.ip4().to_string(),
             port_offset: 0,
             near_proxies: vec![cluster.daemon("a")?.process()?.pid()],
@@ -199,6 +207,7 @@ fn description(congestion: Congestion) -> testbed::Builder {
         .nodes(&["a", "b"])
         .ambient("mesh")
         .pod(PodSpec::new("mesh/client", "a"))
+        .pod(PodSpec::new("mesh/greedy", "a"))
         .pod(PodSpec::new("mesh/near", "a"))
         .pod(PodSpec::new("mesh/server", "b"))
         .tcp(tcp)
@@ -207,15 +216,46 @@ fn description(congestion: Congestion) -> testbed::Builder {
 impl Lane {
     /// Runs `load` once through this lane.
     pub(crate) fn measure(&self, load: &Load, seconds: f64) -> Result<Sample> {
+        self.measure_beside(load, seconds, &[])
+    }
+
+    /// Runs `load` once while another pod floods this lane with bulk streams and new connections; nothing where there is
+    /// no other pod.
+    pub(crate) fn measure_flooded(&self, load: &Load, seconds: f64) -> Result<Option<Sample>> {
+        let Some(greedy) = &self.greedy else { return Ok(None) };
+        let tool = binaries::ours("load")?.display().to_string();
+        let flood = |name: &str, job: &str, port: u16, option: &str| {
+            let (to, option) = (format!("{}:{port}", self.host), option.to_owned());
+            let words = [tool.as_str(), job, "--to", &to, "--seconds=60", &option];
+            let direction: &[&str] = if job == "bulk" { &["--direction=up"] } else { &[] };
+            greedy.spawn(name, &[&words, direction].concat())
+        };
+        let floods = [
+            flood("flood-bulk", "bulk", 7001, "--streams=8")?,
+            flood("flood-new", "crr", 7000, "--parallel=32")?,
+        ];
+        // Until it has used the CPU for a while, the flood has not begun.
+        for flood in &floods {
+            wait_for("the flood", PATIENCE, || {
+                ensure!(flood.usage()?.cpu.as_millis() >= 50, "it has not begun");
+                Ok(())
+            })?;
+        }
+        let pids = floods.each_ref().map(Process::pid);
+        self.measure_beside(load, seconds, &pids).map(Some)
+    }
+
+    fn measure_beside(&self, load: &Load, seconds: f64, others: &[u32]) -> Result<Sample> {
         self.place(load.placement)?;
         let proxies = [self.near_proxies.as_slice(), &self.far_proxies].concat();
         let tool = binaries::ours("load")?.display().to_string();
         let to = format!("{}:{}", self.host, load.port + self.port_offset);
         let seconds = format!("--seconds={seconds}");
         let words = [[&tool, load.job, "--to", &to, &seconds].as_slice(), load.options].concat();
-        let before = Moment::now(&proxies, &[self.servers])?;
+        let others = [&[self.servers], others].concat();
+        let before = Moment::now(&proxies, &others)?;
         let output = self.client.place().on_cpu(cpu_of_client(load.placement)).run(&words)?;
-        let after = Moment::now(&proxies, &[self.servers])?;
+        let after = Moment::now(&proxies, &others)?;
         let said = testbed::command::text(&output.stdout);
         ensure!(output.status.success(), "{}", testbed::command::text(&output.stderr).trim());
         let report: Report =
