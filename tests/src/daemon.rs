@@ -78,6 +78,19 @@ impl Daemon {
         ready.map(drop)
     }
 
+    /// Starts one more process of it on the same pins and pods, with these settings over its own; as an upgrade does.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn beside(&self, settings: &[(&str, &str)]) -> Result<Process> {
+        let variables = self.variables();
+        let own = variables.iter().map(|(key, value)| (key.as_str(), value.clone()));
+        let settings = settings.iter().map(|(key, value)| (*key, OsString::from(value)));
+        let variables: Vec<(&str, OsString)> = own.chain(settings).collect();
+        let name = format!("{}-newer", self.config.node_name);
+        self.place.spawn(&name, &[&self.config.binary.display().to_string()], &variables)
+    }
+
     /// Kills it (-9).
     ///
     /// # Errors

@@ -100,6 +100,47 @@ fn a_daemon_that_is_told_to_end_lets_open_connections_finish() {
 }
 
 #[test]
+fn a_newer_daemon_beside_an_older_one_takes_over_without_one_failed_connection() {
+    let description = description().variable("CONNECTION_TERMINATION_DEADLINE", "60s");
+    let Some(mut shop) = Shop::of(description) else { return };
+    let to = format!("{}:7000", shop.pod("shop/cart").ip4());
+    shop.expect(&to, &[("shop/web", Served)]);
+    for node in ["a", "b"] {
+        // New connections and one that is open already, all the time.
+        let clients = [
+            ("crr", ["--seconds", "6", "--parallel", "2"].as_slice()),
+            ("rr", &["--seconds", "6"]),
+        ]
+        .map(|(job, options)| {
+            let (web, to) = (shop.pod("shop/web").clone(), to.clone());
+            thread::spawn(move || web.load(job, &to, options))
+        });
+        let daemon = shop.cluster.daemon(node).unwrap();
+        let opened = || daemon.metric("istio_tcp_connections_opened_total", &[]).unwrap();
+        let so_far = opened();
+        wait_until("connections", IN_FORCE, || opened() > so_far + 20.0).unwrap();
+        let newer = shop.cluster.daemon(node).unwrap().beside(&[
+            ("AQUIFER_ADMIN_ADDRESS", "127.0.0.1:16000"),
+            ("AQUIFER_STATS_ADDRESS", "127.0.0.1:16020"),
+            ("AQUIFER_READINESS_ADDRESS", "127.0.0.1:16021"),
+        ]);
+        let mut newer = newer.unwrap();
+        let ready =
+            || shop.cluster.daemon(node).unwrap().get("http://127.0.0.1:16021/healthz/ready");
+        newer.wait_running("the newer daemon", ready).unwrap();
+        // The older one drains beside it, and ends when its last connection has.
+        shop.cluster.daemon_mut(node).unwrap().stop().unwrap();
+        for client in clients {
+            let report = client.join().unwrap().unwrap();
+            assert_eq!((report.errors, &report.first_error), (0, &None), "node {node}: {report:?}");
+        }
+        shop.expect(&to, &[("shop/web", Served), ("data/batch", Served)]);
+        newer.terminate().unwrap();
+        shop.cluster.daemon_mut(node).unwrap().restart().unwrap();
+    }
+}
+
+#[test]
 fn without_the_control_plane_the_last_state_stays_in_force() {
     let Some(mut shop) = Shop::open() else { return };
     let to = format!("{}:7000", shop.pod("shop/cart").ip4());
