@@ -13,7 +13,7 @@ use aya_ebpf::{
 use ebpf_common::{Asker, DNS_PORT, DOMAIN_PORT, Ip, OriginalDestination, Pod, UDP};
 
 use crate::{
-    maps::{ASKED, PODS, Socket},
+    maps::{ASKED, PODS, Socket, is_daemon},
     outbound::{Captured, Family, Uncaptured, is_local, listener, port, set_port, socket},
 };
 
@@ -72,7 +72,7 @@ impl Query {
             return Err(Uncaptured::OtherProtocol);
         }
         let Some(socket) = socket(sock_addr) else { return Err(Uncaptured::NoMemory) };
-        if socket.is_own() {
+        if socket.is_own() || is_daemon(pod) {
             return Err(Uncaptured::Own);
         }
         let asked = F::address(sock_addr);

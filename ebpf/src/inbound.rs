@@ -11,13 +11,13 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use ebpf_common::{
-    Address, Counter, DNS_PORT, FAIL_OPEN, Flow, HBONE_PORT, Ip, ListenKey, OUTBOUND_PORT,
+    Address, Counter, DNS_PORT, FAIL_OPEN, Flow, HBONE_PORT, HOST, Ip, ListenKey, OUTBOUND_PORT,
     PLAINTEXT_PORT, TCP, UDP,
 };
 
 use crate::{
     both_families,
-    maps::{ADDRESSES, EXEMPT, LISTEN, OWN_FLOWS},
+    maps::{ADDRESSES, EXEMPT, LISTEN, OWN_FLOWS, is_excluded_port},
 };
 
 /// The assigned socket is the one: no choice among the sockets that share its port, of which a process of the pod
@@ -49,6 +49,8 @@ pub enum Unsteered {
     Own,
     /// From an exempt source.
     Exempt,
+    /// To a port of a host that is excluded.
+    Excluded,
     /// Nobody listens, and the pod fails open.
     DaemonAwayFailOpen,
     /// Nobody listens.
@@ -148,6 +150,9 @@ impl Syn {
         if matches!(self.port, OUTBOUND_PORT | PLAINTEXT_PORT | DNS_PORT) {
             return Err(Unsteered::OwnPort);
         }
+        if to.flags & HOST != 0 && is_excluded_port(self.port, 1) {
+            return Err(Unsteered::Excluded);
+        }
         if EXEMPT.get(&Key::new(128, self.source.0)).is_some() {
             return Err(Unsteered::Exempt);
         }
@@ -215,6 +220,7 @@ pub fn verdict(result: Result<Listener, Unsteered>) -> (u32, Option<Counter>) {
         Err(Unsteered::Local) => (PASS, Some(Counter::InboundLocal)),
         Err(Unsteered::Own) => (PASS, Some(Counter::InboundOwn)),
         Err(Unsteered::Exempt) => (PASS, Some(Counter::InboundExempt)),
+        Err(Unsteered::Excluded) => (PASS, Some(Counter::InboundExcluded)),
         Err(Unsteered::DaemonAwayFailOpen) => (PASS, Some(Counter::InboundFailedOpen)),
         Err(Unsteered::DaemonAway) => (DROP, Some(Counter::InboundDroppedDaemonAway)),
         Err(Unsteered::OwnPort) => (DROP, Some(Counter::InboundDroppedOwnPort)),

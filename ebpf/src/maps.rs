@@ -10,10 +10,10 @@ use core::{
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, SockHash},
-    helpers::generated::{bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get},
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get},
     macros::btf_map,
 };
-use ebpf_common::{Address, Asker, Counter, Flow, Ip, ListenKey, OriginalDestination, Pod};
+use ebpf_common::{Address, Asker, Counter, ExcludedPort, Flow, HOST, Ip, ListenKey, OriginalDestination, Pod};
 
 /// Pods on one node; Kubernetes' usual limit is 110.
 const MAX_PODS: usize = 4096;
@@ -56,6 +56,14 @@ pub static ORIG_DST: SkStorage<OriginalDestination> = SkStorage::new();
 /// Tag of the daemon's own sockets, set through their file descriptors: a pod cannot forge it.
 #[btf_map]
 pub static OWN_SOCKETS: SkStorage<u32> = SkStorage::new();
+
+/// Ports of a host that stay uncaptured, of either direction.
+#[btf_map]
+pub static EXCLUDED_PORTS: HashMap<ExcludedPort, u32, 4096> = HashMap::new();
+
+/// Destinations to which a host's connections stay uncaptured.
+#[btf_map]
+pub static EXCLUDED_NETS: LpmTrie<[u32; 4], u32, 4096> = LpmTrie::new();
 
 /// Decisions by kind.
 #[btf_map]
@@ -137,6 +145,33 @@ impl Socket {
         let slot = unsafe { bpf_sk_storage_get(map_ptr(map), self.0.cast(), ptr::null_mut(), 0) };
         if slot.is_null() { None } else { Some(slot.cast()) }
     }
+}
+
+/// Whether the current process is the daemon, which on a host is one among those captured.
+#[inline(always)]
+pub fn is_daemon(pod: &Pod) -> bool {
+    pod.flags & HOST != 0 && pod.daemon == process()
+}
+
+/// Notes the current process as the daemon of a host: it has shown a socket that only the daemon can have tagged.
+#[inline(always)]
+pub fn note_daemon(netns: u64) {
+    if let Some(pod) = PODS.get_ptr_mut(netns) {
+        // SAFETY: elements are never freed while a program runs; the field is one word.
+        unsafe { (*pod).daemon = process() }
+    }
+}
+
+#[inline(always)]
+fn process() -> u32 {
+    // SAFETY: the helper takes nothing.
+    (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
+}
+
+/// Whether a host's connections to this port stay uncaptured.
+#[inline(always)]
+pub fn is_excluded_port(port: u16, is_inbound: u16) -> bool {
+    EXCLUDED_PORTS.get_ptr(ExcludedPort { port, is_inbound }).is_some()
 }
 
 /// Whether the daemon has the socket.

@@ -6,16 +6,19 @@
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext,
+    bindings::bpf_sock_addr, btf_maps::lpm_trie::Key, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext,
 };
 use ebpf_common::{
-    Counter, DNS_PORT, DOMAIN_PORT, FAIL_OPEN, HBONE_PORT, Ip, ListenKey, OUTBOUND_PORT,
+    Counter, DNS_PORT, DOMAIN_PORT, FAIL_OPEN, HBONE_PORT, HOST, Ip, ListenKey, OUTBOUND_PORT,
     OriginalDestination, PLAINTEXT_PORT, Pod, TCP, UDP,
 };
 
 use crate::{
     datagram,
-    maps::{ADDRESSES, PODS, Socket, daemon_listens},
+    maps::{
+        ADDRESSES, EXCLUDED_NETS, PODS, Socket, daemon_listens, is_daemon, is_excluded_port,
+        note_daemon,
+    },
 };
 
 /// What a socket's traffic is captured as.
@@ -39,6 +42,8 @@ pub enum Uncaptured {
     Local,
     /// To a link-local address, which no tunnel can carry: it means nothing without an interface.
     LinkLocal,
+    /// From a host, to what is excluded.
+    Excluded,
     /// To one of the daemon's ports in the pod: relayed, it would come back for ever.
     OwnPort,
     /// The pod has no address of this family to redirect to.
@@ -172,6 +177,12 @@ fn connection<F: Family>(sock_addr: *mut bpf_sock_addr) -> Result<Captured, Unca
     };
     let Some(socket) = socket(sock_addr) else { return Err(Uncaptured::NoMemory) };
     if socket.is_own() {
+        if pod.flags & HOST != 0 {
+            note_daemon(netns);
+        }
+        return Err(Uncaptured::Own);
+    }
+    if is_daemon(pod) {
         return Err(Uncaptured::Own);
     }
     let ip = F::address(sock_addr);
@@ -185,6 +196,9 @@ fn connection<F: Family>(sock_addr: *mut bpf_sock_addr) -> Result<Captured, Unca
     }
     if ip.is_link_local_v6() {
         return Err(Uncaptured::LinkLocal);
+    }
+    if pod.flags & HOST != 0 && is_excluded(ip, port) {
+        return Err(Uncaptured::Excluded);
     }
     let is_dns = port == DOMAIN_PORT && pod.dns_port != 0;
     let via = if is_dns { DNS_PORT } else { OUTBOUND_PORT };
@@ -213,6 +227,12 @@ pub fn restore_peer<F: Family>(ctx: &SockAddrContext) {
         F::set_address(sock_addr, original.ip);
         set_port(sock_addr, original.port);
     }
+}
+
+/// Whether a host's connections there stay uncaptured.
+#[inline(always)]
+fn is_excluded(ip: Ip, port: u16) -> bool {
+    is_excluded_port(port, 0) || EXCLUDED_NETS.get(&Key::new(128, ip.0)).is_some()
 }
 
 /// Whether the pod connects to itself, at whichever of its addresses.
@@ -269,6 +289,7 @@ pub fn verdict(result: Result<Captured, Uncaptured>) -> (i32, Option<Counter>) {
         Err(Uncaptured::Own) => (1, Some(Counter::OutboundOwn)),
         Err(Uncaptured::Local) => (1, Some(Counter::OutboundLocal)),
         Err(Uncaptured::LinkLocal) => (1, Some(Counter::OutboundLinkLocal)),
+        Err(Uncaptured::Excluded) => (1, Some(Counter::OutboundExcluded)),
         Err(Uncaptured::DaemonAwayFailOpen) => (1, Some(Counter::OutboundFailedOpen)),
         Err(Uncaptured::DaemonAway) => (0, Some(Counter::OutboundRefusedDaemonAway)),
         Err(Uncaptured::OwnPort) => (0, Some(Counter::OutboundRefusedOwnPort)),

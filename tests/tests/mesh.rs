@@ -7,6 +7,8 @@
 mod address_reuse;
 #[path = "mesh/certificates.rs"]
 mod certificates;
+#[path = "mesh/dedicated.rs"]
+mod dedicated;
 #[path = "mesh/dns.rs"]
 mod dns;
 #[path = "mesh/enrolment.rs"]
@@ -15,6 +17,8 @@ mod enrolment;
 mod envoy;
 #[path = "mesh/fabric.rs"]
 mod fabric;
+#[path = "mesh/limits.rs"]
+mod limits;
 #[path = "mesh/networks.rs"]
 mod networks;
 #[path = "mesh/node_agent.rs"]

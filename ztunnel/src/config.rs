@@ -4,6 +4,9 @@
 //! Out: a validated [`Config`], or every [`ConfigError`] at once. Each part receives its own section.
 
 mod identity;
+mod limits;
+mod mode;
+mod sockets;
 
 use std::{
     collections::BTreeMap,
@@ -18,14 +21,20 @@ use std::{
 use ipnet::IpNet;
 use serde::Serialize;
 
-pub use identity::IdentitySection;
-
+pub use self::{
+    identity::IdentitySection,
+    limits::LimitSection,
+    mode::{HostSection, HostWorkload, Mode},
+    sockets::SocketSection,
+};
 use crate::dns::DnsSection;
 
 /// All settings of the daemon.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Config {
+    /// Whom it serves.
+    pub mode: Mode,
     /// Who this daemon is.
     pub node: NodeConfig,
     /// Where configuration and certificates come from.
@@ -40,6 +49,10 @@ pub struct Config {
     pub dns: DnsSection,
     /// Tunnels and connections.
     pub tunnels: TunnelSection,
+    /// Sockets in pods.
+    pub sockets: SocketSection,
+    /// What one pod may use.
+    pub limits: LimitSection,
     /// Where the daemon answers its operators.
     pub listen: ListenSection,
     /// Data threads. `ZTUNNEL_WORKER_THREADS`: a number, `50%` of the CPUs, or 0 for all. Default one per CPU, at most
@@ -100,13 +113,14 @@ pub struct ControlPlaneConfig {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CaptureSection {
-    /// Directory of a mounted bpffs; maps and links are pinned below it, in `aquifer/v2`. `AQUIFER_PIN_DIR`, default
+    /// Directory of a mounted bpffs; maps and links are pinned below it, in `aquifer/v3`. `AQUIFER_PIN_DIR`, default
     /// `/sys/fs/bpf`.
     pub pin_dir: PathBuf,
     /// cgroup v2 directory whose processes are looked at. `AQUIFER_CGROUP`, default the mounted hierarchy's root.
     pub cgroup: Option<PathBuf>,
     /// Sources whose inbound connections are not captured (kubelet probes). `AQUIFER_EXEMPT`, comma list of
-    /// CIDRs, default Istio's probe addresses 169.254.7.127/32 and fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128.
+    /// CIDRs, default Istio's probe addresses 169.254.7.127/32 and fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128; in
+    /// dedicated mode also what comes from the next link, 169.254.0.0/16 and fe80::/10.
     pub exempt: Vec<IpNet>,
 }
 
@@ -180,6 +194,7 @@ impl Config {
     ) -> Result<Self, Vec<ConfigError>> {
         let mut from = Reader { environment, errors: Vec::new() };
         let config = Self {
+            mode: from.mode(),
             node: from.node(host_name),
             control_plane: from.control_plane(),
             identity: from.identity(),
@@ -187,6 +202,8 @@ impl Config {
             pods: from.pods(),
             dns: from.dns(),
             tunnels: from.tunnels(),
+            sockets: from.sockets(),
+            limits: from.limits(),
             listen: from.listen(),
             threads: from.threads(cpus),
             drain_limit: from.drain_limit(),
@@ -240,13 +257,12 @@ impl Reader<'_> {
     }
 
     fn capture(&mut self) -> CaptureSection {
-        let exempt = self
-            .text("AQUIFER_EXEMPT", "169.254.7.127/32,fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128");
-        let exempt = exempt.split(',').map(str::trim).filter(|net| !net.is_empty());
+        const PROBES: &str = "169.254.7.127/32,fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128";
+        const NEIGHBOURS: &str =
+            "169.254.0.0/16,fe80::/10,fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128";
+        let default = if self.is_dedicated() { NEIGHBOURS } else { PROBES };
         CaptureSection {
-            exempt: exempt
-                .filter_map(|net| self.check("AQUIFER_EXEMPT", net, net.parse::<IpNet>()))
-                .collect(),
+            exempt: self.list("AQUIFER_EXEMPT", default),
             pin_dir: self.text("AQUIFER_PIN_DIR", "/sys/fs/bpf").into(),
             cgroup: self.optional("AQUIFER_CGROUP").map(PathBuf::from),
         }
@@ -361,6 +377,16 @@ impl Reader<'_> {
             None => default,
             Some(value) => self.check(name, &value, value.parse()).unwrap_or(default),
         }
+    }
+
+    /// A comma list.
+    fn list<T: FromStr<Err: Display>>(&mut self, name: &'static str, default: &str) -> Vec<T> {
+        let text = match self.environment.get(name) {
+            Some(text) => text.clone(),
+            None => default.to_owned(),
+        };
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.filter_map(|part| self.check(name, part, part.parse())).collect()
     }
 
     fn bounded(&mut self, name: &'static str, default: NonZeroU32, limit: u32) -> NonZeroU32 {

@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context;
 use mesh::{
     hbone::HboneConfig,
-    identity::Identities,
+    identity::{CaClient, Identities},
     store::Store,
     telemetry::{self, LogHandle, Metrics},
     xds::{self, Roots, ServerConfig, Token, XdsConfig, XdsStatus},
@@ -30,8 +30,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{Addresses, ConnectionTable, Handles, Readiness, Servers},
     admission::AnnouncedAt,
-    capture::{Capture, CaptureConfig},
-    config::{Config, ControlPlaneConfig},
+    capture::{Capture, CaptureConfig, Exclusions, Families, KeepAlive, SocketOptions, Sources},
+    config::{Config, ControlPlaneConfig, HostSection, Mode, SocketSection},
     identity::{self, metrics::CertificateMetrics},
     pods::{
         AddError, Announced, PodTable,
@@ -39,7 +39,7 @@ use crate::{
         socket,
         zds::{self, Snapshot},
     },
-    proxy::{self, DataThreads, Node, Pods, Source},
+    proxy::{self, DataThreads, Node, PodLimits, Pods, Shortages, Source},
 };
 
 /// Pods that could not be served are tried again this often.
@@ -66,10 +66,6 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
         readiness: config.listen.readiness,
     })?;
     let capture = Arc::new(open_capture(config)?);
-    let folder = Folder::open(&config.pods.directory)
-        .with_context(|| format!("opening the pod registry {}", config.pods.directory.display()))?;
-    let registry = socket::listen(&config.pods.socket)
-        .with_context(|| format!("listening on {}", config.pods.socket.display()))?;
 
     let node = Arc::new(Node {
         network: config.node.network.as_str().into(),
@@ -84,6 +80,17 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
             true => AnnouncedAt::Loopback,
             false => AnnouncedAt::Pod,
         },
+        limits: PodLimits {
+            connections: config.limits.pod_connections,
+            tunnels: config.limits.pod_tunnels,
+            buffer_bytes: config.limits.pod_buffer_bytes.get(),
+        },
+        sources: match config.sockets.original_source {
+            None => Sources::WherePossible,
+            Some(true) => Sources::Preserved,
+            Some(false) => Sources::Own,
+        },
+        shortages: Shortages::new(descriptor_limit()),
         drain_limit: config.drain_limit,
         connections: ConnectionTable::new(),
         draining: CancellationToken::new(),
@@ -101,12 +108,9 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
             tracing::error!(%error, "administration ended");
         }
     });
-    let folder_pods = Rc::new(pods.of(Source::Registry));
-    let restored = restore(&folder, &*folder_pods);
-    spawn_local(socket::serve(registry, folder_pods, folder));
-    match &config.pods.node_agent {
-        Some(path) => follow_node_agent(path.clone(), &xds, &pods, &readiness, restored),
-        None => restored.release_leftovers(&pods),
+    match &config.mode {
+        Mode::Shared => serve_pods(config, &pods, &xds, &readiness)?,
+        Mode::Dedicated(host) => serve_host(config, host, &pods)?,
     }
     spawn_local(retry(pods.clone()));
     // Queries are answered by the same threads, of which each pod has its own sockets before it is captured.
@@ -114,9 +118,47 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
     readiness.task("proxy").ready();
 
     wait_for_end(&node).await?;
+    pods.let_go_of_host();
     end(&node, config.drain_limit).await;
     pods.join();
     tracing::info!("ended");
+    Ok(())
+}
+
+/// Serves the pods of this node, from our own registry and from Istio's node agent.
+fn serve_pods(
+    config: &Config,
+    pods: &Rc<Pods>,
+    xds: &watch::Receiver<XdsStatus>,
+    readiness: &Readiness,
+) -> anyhow::Result<()> {
+    let folder = Folder::open(&config.pods.directory)
+        .with_context(|| format!("opening the pod registry {}", config.pods.directory.display()))?;
+    let registry = socket::listen(&config.pods.socket)
+        .with_context(|| format!("listening on {}", config.pods.socket.display()))?;
+    let folder_pods = Rc::new(pods.of(Source::Registry));
+    let restored = restore(&folder, &*folder_pods);
+    spawn_local(socket::serve(registry, folder_pods, folder));
+    match &config.pods.node_agent {
+        Some(path) => follow_node_agent(path.clone(), xds, pods, readiness, restored),
+        None => restored.release_leftovers(pods),
+    }
+    Ok(())
+}
+
+/// Serves the processes of this host, as one workload.
+fn serve_host(config: &Config, host: &HostSection, pods: &Pods) -> anyhow::Result<()> {
+    let own = [config.listen.stats.port(), config.listen.readiness.port()];
+    let exclusions = Exclusions {
+        inbound_ports: host.inbound_ports.iter().chain(&own).copied().collect(),
+        outbound_ports: host.outbound_ports.clone(),
+        destinations: host.destinations.clone(),
+    };
+    pods.exclude(&exclusions).context("excluding what is not to be captured")?;
+    if let Err(error) = pods.add_host(&host.workload) {
+        tracing::error!(%error, "the host is not served yet");
+    }
+    pods.release_leftovers();
     Ok(())
 }
 
@@ -126,10 +168,33 @@ fn open_capture(config: &Config) -> anyhow::Result<Capture> {
         Some(cgroup) => cgroup.clone(),
         None => cgroup_root().unwrap_or(defaults.cgroup),
     };
-    let capture =
-        Capture::open(&CaptureConfig { pin_dir: config.capture.pin_dir.clone(), cgroup })?;
+    let capture = Capture::open(&CaptureConfig {
+        pin_dir: config.capture.pin_dir.clone(),
+        cgroup,
+        sockets: socket_options(&config.sockets),
+    })?;
     capture.exempt(&config.capture.exempt)?;
     Ok(capture)
+}
+
+fn socket_options(sockets: &SocketSection) -> SocketOptions {
+    SocketOptions {
+        keep_alive: sockets.keepalive.then_some(KeepAlive {
+            time: sockets.keepalive_time,
+            interval: sockets.keepalive_interval,
+            retries: sockets.keepalive_retries.get(),
+            user_timeout: sockets.user_timeout,
+        }),
+        mark: sockets.mark(),
+        families: if sockets.ipv6 { Families::Both } else { Families::Ipv4 },
+        port_reuse: sockets.port_reuse,
+    }
+}
+
+/// How many descriptors the process may have; `main` has raised it as far as it may.
+fn descriptor_limit() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.unwrap_or(u64::MAX)
 }
 
 /// Where the machine has mounted cgroup v2: beside v1 it is not at `/sys/fs/cgroup`.
@@ -151,7 +216,11 @@ fn identities(config: &Config) -> anyhow::Result<Identities> {
         plane.ca_alt_hostname.as_ref(),
         &config.node.cluster,
     );
-    identity::start(&config.identity, plane.certificate_lifetime, server, &plane.ca_root)
+    let authority = match config.mode {
+        Mode::Shared => CaClient::new(server),
+        Mode::Dedicated(_) => CaClient::of_caller(server),
+    };
+    identity::start(&config.identity, plane.certificate_lifetime, authority, &plane.ca_root)
 }
 
 fn server(
@@ -372,6 +441,7 @@ async fn retry(pods: Rc<Pods>) {
     loop {
         tokio::time::sleep(RETRY_INTERVAL).await;
         pods.retry();
+        pods.follow_host();
     }
 }
 

@@ -32,6 +32,8 @@ counters! {
     OutboundLocal = "outbound_local",
     /// connect(): to a link-local IPv6 address.
     OutboundLinkLocal = "outbound_link_local",
+    /// connect(): of a host, to what is excluded.
+    OutboundExcluded = "outbound_excluded",
     /// connect(): passed, the daemon is away and the pod fails open.
     OutboundFailedOpen = "outbound_failed_open",
     /// connect(): refused, the daemon is away.
@@ -60,6 +62,8 @@ counters! {
     InboundOwn = "inbound_own",
     /// A SYN from an exempt source.
     InboundExempt = "inbound_exempt",
+    /// A SYN to a port of a host that is excluded.
+    InboundExcluded = "inbound_excluded",
     /// A SYN passed, the daemon is away and the pod fails open.
     InboundFailedOpen = "inbound_failed_open",
     /// A SYN dropped, the daemon is away.

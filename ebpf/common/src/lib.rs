@@ -14,7 +14,7 @@ pub use counter::Counter;
 pub use ip::Ip;
 
 /// Version of the layouts below, part of the pin directory's name.
-pub const LAYOUT: &str = "v2";
+pub const LAYOUT: &str = "v3";
 
 /// Where captured outbound connections arrive in the pod's namespace.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -42,6 +42,10 @@ pub const PRESERVED_SOURCE_MARK: u32 = 0x111;
 /// refused.
 pub const FAIL_OPEN: u32 = 1;
 
+/// Flag of [`Pod`] and [`Address`]: the pod is the host itself. The daemon's own process, and what is excluded, is not
+/// captured.
+pub const HOST: u32 = 2;
+
 /// Names of the maps, as the object and the pins have them.
 pub mod map {
     /// Hash, netns cookie -> [`Pod`](crate::Pod): whose outbound connections are captured.
@@ -62,11 +66,15 @@ pub mod map {
     pub const ORIGINAL_DESTINATION: &str = "ORIG_DST";
     /// Socket storage: tags the daemon's own sockets.
     pub const OWN_SOCKETS: &str = "OWN_SOCKETS";
+    /// Hash of [`ExcludedPort`](crate::ExcludedPort): what of a host is not captured.
+    pub const EXCLUDED_PORTS: &str = "EXCLUDED_PORTS";
+    /// LPM trie over destination addresses: a host's connections to them stay uncaptured.
+    pub const EXCLUDED_NETS: &str = "EXCLUDED_NETS";
     /// Per-CPU array, indexed by [`Counter`](crate::Counter).
     pub const STATS: &str = "STATS";
 
     /// Every map above.
-    pub const ALL: [&str; 10] = [
+    pub const ALL: [&str; 12] = [
         PODS,
         ADDRESSES,
         LISTEN,
@@ -76,6 +84,8 @@ pub mod map {
         ASKED,
         ORIGINAL_DESTINATION,
         OWN_SOCKETS,
+        EXCLUDED_PORTS,
+        EXCLUDED_NETS,
         STATS,
     ];
 }
@@ -88,8 +98,10 @@ pub struct Pod {
     pub ip6: Ip,
     /// The pod's own IPv4 address in mapped form; unspecified if it has none.
     pub ip4: Ip,
-    /// [`FAIL_OPEN`] or 0.
+    /// [`FAIL_OPEN`] and [`HOST`].
     pub flags: u32,
+    /// Where the pod is the host: the process of the daemon; 0 before it has shown itself.
+    pub daemon: u32,
     /// Where its DNS queries in datagrams are redirected to, in host byte order; 0 if DNS is not captured.
     pub dns_port: u16,
     /// Zero.
@@ -102,7 +114,7 @@ pub struct Pod {
 pub struct Address {
     /// Cookie of the pod's network namespace.
     pub netns: u64,
-    /// [`FAIL_OPEN`] or 0.
+    /// [`FAIL_OPEN`] and [`HOST`].
     pub flags: u32,
     /// Listening sockets per port; their slots in [`ListenKey`] are `0..listeners`. For DNS there is one.
     pub listeners: u16,
@@ -167,7 +179,18 @@ pub struct Asker {
     pub padding: u32,
 }
 
-const _: () = assert!(size_of::<Pod>() == 40);
+/// A port of a host whose connections are not captured.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct ExcludedPort {
+    /// The port connected to, in host byte order.
+    pub port: u16,
+    /// 1 for connections to the host, 0 for those that it makes.
+    pub is_inbound: u16,
+}
+
+const _: () = assert!(size_of::<ExcludedPort>() == 4);
+const _: () = assert!(size_of::<Pod>() == 44);
 const _: () = assert!(size_of::<Address>() == 16);
 const _: () = assert!(size_of::<ListenKey>() == 24);
 const _: () = assert!(size_of::<Flow>() == 32);
@@ -176,12 +199,14 @@ const _: () = assert!(size_of::<Asker>() == 16);
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Address, Asker, Flow, Ip, ListenKey, OriginalDestination, Pod};
+    use super::{Address, Asker, ExcludedPort, Flow, Ip, ListenKey, OriginalDestination, Pod};
 
     // SAFETY: `repr(transparent)` over an array of integers: no padding, any bytes are a value.
     unsafe impl aya::Pod for Ip {}
     // SAFETY: `repr(C)` integers without implicit padding (asserted by size above).
     unsafe impl aya::Pod for Pod {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for ExcludedPort {}
     // SAFETY: as for `Pod`.
     unsafe impl aya::Pod for Address {}
     // SAFETY: as for `Pod`.

@@ -1,8 +1,8 @@
 //! The limits and deadlines of tunnels.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use super::Observer;
+use super::{Observer, WindowBudget};
 
 /// Limits and deadlines of the tunnels of one pod, on both sides.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct HboneConfig {
     /// HTTP/2 window of each tunnel, in bytes, at most 2^31 - 1. Default 16 MiB: four times that of a stream, so that one
     /// unread stream does not starve its siblings.
     pub tunnel_window_bytes: u32,
+    /// What the windows of these tunnels may add up to; tunnels get smaller ones as it is used up. Default: no bound.
+    pub budget: Option<Arc<WindowBudget>>,
     /// Largest HTTP/2 frame that a peer may send, in bytes, 16,384 to 2^24 - 1. Default 1 MiB.
     pub frame_bytes: u32,
     /// Who is told of handshakes and sockets. Default nobody.
@@ -45,6 +47,7 @@ impl Default for HboneConfig {
             ping_limit: Duration::from_secs(20),
             stream_window_bytes: 4 << 20,
             tunnel_window_bytes: 16 << 20,
+            budget: None,
             frame_bytes: 1 << 20,
             observer: Observer::default(),
         }

@@ -20,6 +20,7 @@ use super::{
     HboneConfig,
     keepalive::{Keepalive, Verdict},
     transport::{Transport, Witness},
+    windows::Windows,
 };
 
 /// Bytes of one stream that may wait in memory for the socket. The data path reads more only when less is waiting, so a
@@ -47,12 +48,13 @@ pub(super) const STREAMS_BEFORE_SETTINGS: usize = 1;
 /// Begins HTTP/2 as the client.
 pub(super) async fn client<L: AsyncRead + AsyncWrite + Unpin>(
     config: &HboneConfig,
-    transport: Transport<L>,
+    mut transport: Transport<L>,
 ) -> Result<(client::SendRequest<Bytes>, client::Connection<Transport<L>, Bytes>), h2::Error> {
+    let (stream_bytes, tunnel_bytes) = transport.keep(Windows::of(config)).sizes();
     client::Builder::new()
         .enable_push(false)
-        .initial_window_size(config.stream_window_bytes)
-        .initial_connection_window_size(config.tunnel_window_bytes)
+        .initial_window_size(stream_bytes)
+        .initial_connection_window_size(tunnel_bytes)
         .max_frame_size(config.frame_bytes)
         .max_header_list_size(ANSWER_HEADER_BYTES)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
@@ -66,11 +68,12 @@ pub(super) async fn client<L: AsyncRead + AsyncWrite + Unpin>(
 /// Begins HTTP/2 as the server.
 pub(super) async fn server(
     config: &HboneConfig,
-    transport: Transport,
+    mut transport: Transport,
 ) -> Result<server::Connection<Transport, Bytes>, h2::Error> {
+    let (stream_bytes, tunnel_bytes) = transport.keep(Windows::of(config)).sizes();
     server::Builder::new()
-        .initial_window_size(config.stream_window_bytes)
-        .initial_connection_window_size(config.tunnel_window_bytes)
+        .initial_window_size(stream_bytes)
+        .initial_connection_window_size(tunnel_bytes)
         .max_frame_size(config.frame_bytes)
         .max_header_list_size(REQUEST_HEADER_BYTES)
         .max_send_buffer_size(SEND_BUFFER_BYTES)

@@ -29,6 +29,7 @@ mod tests;
 mod transport;
 mod tunnel;
 mod turn;
+mod windows;
 
 pub use authority::{Authority, BadAuthority, HostName};
 pub use config::HboneConfig;
@@ -43,3 +44,4 @@ pub use slots::PoolKey;
 pub use splice::splice;
 pub use stream::{ErrorCode, Stream, StreamError};
 pub use tunnel::{AcceptError, Incoming, Tunnel, TunnelError};
+pub use windows::WindowBudget;

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::{Handshaken, Observer, Role, SampledSocket, buffers::Buffer, socket};
+use super::{Handshaken, Observer, Role, SampledSocket, buffers::Buffer, socket, windows::Windows};
 
 /// The one protocol spoken inside.
 const ALPN: &[u8] = b"h2";
@@ -38,6 +38,8 @@ const TURN_BYTES: usize = 256 * 1024;
 pub(super) struct Transport<L = Socket> {
     tls: TlsStream<L>,
     witness: Rc<Witness>,
+    /// Given back with the tunnel.
+    windows: Option<Windows>,
 }
 
 /// What HTTP/2 hides of the connection below it.
@@ -97,7 +99,7 @@ impl Transport {
         let tls = stream.get_mut().1;
         tls.set_buffer_limit(Some(SEALED_BYTES));
         (observer.handshaken)(handshaken(tls, Role::Server, began));
-        Ok(Self { tls: stream.into(), witness })
+        Ok(Self { tls: stream.into(), witness, windows: None })
     }
 }
 
@@ -115,7 +117,12 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Transport<L> {
         let tls = stream.get_mut().1;
         tls.set_buffer_limit(Some(SEALED_BYTES));
         (observer.handshaken)(handshaken(tls, Role::Client, began));
-        Ok(Self { tls: stream.into(), witness })
+        Ok(Self { tls: stream.into(), witness, windows: None })
+    }
+
+    /// Keeps the tunnel's windows as long as the tunnel lasts.
+    pub(super) fn keep(&mut self, windows: Windows) -> &Windows {
+        self.windows.insert(windows)
     }
 
     /// The peer's chain, leaf first.

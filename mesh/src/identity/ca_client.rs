@@ -30,7 +30,17 @@ const IMPERSONATED: &str = "ImpersonatedIdentity";
 /// A certificate authority that speaks `istio.v1.auth.IstioCertificateService`: istiod or pilot.
 pub struct CaClient {
     server: ServerConfig,
+    naming: Naming,
     open: Mutex<Option<Open>>,
+}
+
+/// Whose certificates are asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Naming {
+    /// Others': the request names each (Istio's `ImpersonatedIdentity`).
+    Others,
+    /// The caller's own: the authority knows it by its token.
+    Caller,
 }
 
 struct Open {
@@ -41,7 +51,12 @@ struct Open {
 impl CaClient {
     /// A client of `server`. Nothing is read or dialed before the first request.
     pub fn new(server: ServerConfig) -> Self {
-        Self { server, open: Mutex::new(None) }
+        Self { server, naming: Naming::Others, open: Mutex::new(None) }
+    }
+
+    /// A client that asks for certificates of the caller alone, which its requests do not name.
+    pub fn of_caller(server: ServerConfig) -> Self {
+        Self { server, naming: Naming::Caller, open: Mutex::new(None) }
     }
 
     /// The connection, which dials when it is first used and again when it breaks.
@@ -67,12 +82,14 @@ impl CaClient {
         who: &Spiffe,
         lifetime: Duration,
     ) -> Result<Vec<String>, CaError> {
-        let identity = Value { kind: Some(Kind::StringValue(who.to_string())) };
-        let fields = BTreeMap::from([(IMPERSONATED.to_owned(), identity)]);
+        let named = || {
+            let identity = Value { kind: Some(Kind::StringValue(who.to_string())) };
+            Struct { fields: BTreeMap::from([(IMPERSONATED.to_owned(), identity)]) }
+        };
         let mut request = Request::new(IstioCertificateRequest {
             csr,
             validity_duration: i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX),
-            metadata: Some(Struct { fields }),
+            metadata: (self.naming == Naming::Others).then(named),
         });
         for (name, value) in self.server.headers()? {
             request.metadata_mut().insert(name, value);

@@ -136,6 +136,8 @@ impl Reason {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::DialRefused,
             io::ErrorKind::TimedOut => Self::DialTimeout,
+            // Said by those who dial in the name of a pod that has its share.
+            io::ErrorKind::QuotaExceeded => Self::PodTunnelLimit,
             // No port is left, no memory, no descriptor.
             io::ErrorKind::AddrInUse
             | io::ErrorKind::AddrNotAvailable

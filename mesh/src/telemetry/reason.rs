@@ -134,6 +134,10 @@ reasons! {
     PodRemoved "pod_removed" Connect;
     /// The daemon is shutting down.
     Shutdown "shutdown" Connect;
+    /// The pod has as many connections open as one pod may have.
+    PodConnectionLimit "pod_connection_limit" Connect;
+    /// The pod has as many tunnels open as one pod may have.
+    PodTunnelLimit "pod_tunnel_limit" Connect;
     /// This side ran out of file descriptors, ports or memory.
     OutOfResources "out_of_resources" Connect;
 }

@@ -135,6 +135,10 @@ fn describe() {
     );
     describe_histogram!("aquifer_dial_seconds", "TCP connections made, by what they were for");
     describe_histogram!("aquifer_tls_handshake_seconds", "TLS handshakes of tunnels");
+    describe_counter!(
+        "aquifer_accept_pauses_total",
+        "Pauses of accepting for lack of means, by reason"
+    );
     describe_counter!("aquifer_tls_handshakes_total", "TLS handshakes of tunnels, by group");
     describe_histogram!(
         "aquifer_first_byte_seconds",

@@ -146,6 +146,13 @@ impl NodeIdentities {
             .is_some_and(|accounts| accounts.contains(&(namespace.into(), service_account.into())))
     }
 
+    /// Namespace and service account of all pods of `node`, if these are one: of a host that is a workload itself.
+    pub fn only(&self, node: &str) -> Option<(&str, &str)> {
+        let mut accounts = self.nodes.get(node)?.iter();
+        let (namespace, service_account) = accounts.next()?;
+        accounts.next().is_none().then_some((namespace, service_account))
+    }
+
     fn of(manifests: &Manifests) -> Self {
         let mut nodes: HashMap<Box<str>, HashSet<Account>> = HashMap::new();
         for pod in &manifests.pods {

@@ -57,23 +57,33 @@ impl IstioCertificateService for Certificates {
 impl Certificates {
     /// Whose certificate is asked for, if the node may have it.
     fn identity(&self, node: &str, request: &IstioCertificateRequest) -> Result<Spiffe, Status> {
-        let named = impersonated(request).ok_or_else(|| {
-            Status::invalid_argument(
-                "metadata has no ImpersonatedIdentity: a node has no name of its own",
-            )
-        })?;
-        let who =
-            Spiffe::parse(named).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let state = self.state.borrow().clone();
+        let state =
+            state.ok_or_else(|| Status::unavailable("the manifests have not been loaded yet"))?;
+        let identities = &state.compiled.identities;
+        let who = match impersonated(request) {
+            Some(named) => {
+                Spiffe::parse(named).map_err(|error| Status::invalid_argument(error.to_string()))?
+            }
+            // The caller's own: a daemon in dedicated mode, whose host is the one workload of its node.
+            None => identities
+                .only(node)
+                .and_then(|(namespace, account)| {
+                    Spiffe::new(&self.trust_domain, namespace, account).ok()
+                })
+                .ok_or_else(|| {
+                    Status::invalid_argument(
+                        "metadata has no ImpersonatedIdentity, and the node is not one workload",
+                    )
+                })?,
+        };
         if who.trust_domain() != self.trust_domain {
             return Err(Status::permission_denied(format!(
                 "{who} is not of trust domain {}",
                 self.trust_domain
             )));
         }
-        let state = self.state.borrow().clone();
-        let state =
-            state.ok_or_else(|| Status::unavailable("the manifests have not been loaded yet"))?;
-        if !state.compiled.identities.has(node, who.namespace(), who.service_account()) {
+        if !identities.has(node, who.namespace(), who.service_account()) {
             return Err(Status::permission_denied(format!(
                 "no running pod on node {node} has the service account {}/{}",
                 who.namespace(),

@@ -51,6 +51,7 @@ impl Capture {
     pub async fn dial(&self, netns: &Netns, to: SocketAddr) -> io::Result<TcpStream> {
         let socket = pod_socket(netns, to)?;
         self.tag_own(socket.as_fd())?;
+        self.sockets.prepare(&socket)?;
         tokio_socket(socket).connect(to).await
     }
 
@@ -64,6 +65,7 @@ impl Capture {
         let made = netns.enter(|| Socket::new(Domain::for_address(to), kind, Some(Protocol::UDP)));
         let socket = made??;
         self.tag_own(socket.as_fd())?;
+        self.sockets.mark(&socket)?;
         socket.connect(&to.into())?;
         UdpSocket::from_std(socket.into())
     }
@@ -84,6 +86,7 @@ impl Capture {
         loop {
             let socket = pod_socket(netns, to)?;
             self.tag_own(socket.as_fd())?;
+            self.sockets.prepare(&socket)?;
             let connected = match bind_as(&socket, SocketAddr::new(source, self.source_port())) {
                 Ok(()) => tokio_socket(socket).connect(to).await,
                 Err(error) => Err(error),

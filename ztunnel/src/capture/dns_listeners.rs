@@ -10,7 +10,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{listeners::pod_listener, netns::Netns};
+use super::{listeners::pod_listener, netns::Netns, sockets::SocketOptions};
 
 /// Queries that wait while the thread is busy, in bytes; the kernel counts each datagram as 768 bytes or more.
 const RECEIVE_BUFFER: usize = 1 << 20;
@@ -39,12 +39,27 @@ impl DnsListeners {
         let first = [canonical().find(IpAddr::is_ipv4), canonical().find(IpAddr::is_ipv6)];
         let ips: Vec<IpAddr> = first.into_iter().flatten().collect();
         let (datagrams, bound) = netns.enter(|| datagram_sockets(&ips, port))??;
-        Ok(Self { datagrams, connections: pod_listener(netns, port)?, ips, port: bound })
+        let connections = pod_listener(netns, port, &SocketOptions::default())?;
+        Ok(Self { datagrams, connections, ips, port: bound })
     }
 
     /// The sockets alone: capture lasts while they are open.
     pub fn into_sockets(self) -> (Vec<UdpSocket>, TcpListener) {
         (self.datagrams, self.connections)
+    }
+
+    /// The same sockets once more.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            datagrams: self
+                .datagrams
+                .iter()
+                .map(UdpSocket::try_clone)
+                .collect::<io::Result<_>>()?,
+            connections: self.connections.try_clone()?,
+            ips: self.ips.clone(),
+            port: self.port,
+        })
     }
 }
 

@@ -23,13 +23,13 @@ use aya::{
     },
 };
 use ebpf_common::{
-    Address, DNS_PORT, FAIL_OPEN, HBONE_PORT, Ip, ListenKey, OUTBOUND_PORT, PLAINTEXT_PORT, Pod,
-    TCP, UDP, map,
+    Address, DNS_PORT, ExcludedPort, FAIL_OPEN, HBONE_PORT, HOST, Ip, ListenKey, OUTBOUND_PORT,
+    PLAINTEXT_PORT, Pod, TCP, UDP, map,
 };
 use ipnet::IpNet;
 
 use super::{
-    CaptureError, DaemonAway, PodCapture,
+    CaptureError, DaemonAway, Exclusions, PodCapture, Scope, Sources,
     listeners::PodListeners,
     netns::Netns,
     object::{self, Pins},
@@ -52,6 +52,8 @@ pub(super) struct Enrolment {
     addresses: HashMap<MapData, Ip, Address>,
     listen: SockHash<MapData, ListenKey>,
     exempt: LpmTrie<MapData, [u32; 4], u32>,
+    excluded_ports: HashMap<MapData, ExcludedPort, u32>,
+    excluded_nets: LpmTrie<MapData, [u32; 4], u32>,
     /// Namespaces of the pods that this daemon has enrolled. Others are found by their links.
     netns: StdHashMap<u64, Arc<Netns>>,
     /// Cookies of the pods whose links are pinned.
@@ -65,6 +67,8 @@ impl Enrolment {
             addresses: typed(ebpf, map::ADDRESSES)?,
             listen: typed(ebpf, map::LISTEN)?,
             exempt: typed(ebpf, map::EXEMPT)?,
+            excluded_ports: typed(ebpf, map::EXCLUDED_PORTS)?,
+            excluded_nets: typed(ebpf, map::EXCLUDED_NETS)?,
             netns: StdHashMap::new(),
             linked: pins.pods()?,
         })
@@ -94,12 +98,9 @@ impl Enrolment {
         listeners: &PodListeners,
         pins: &Pins,
         steer: BorrowedFd<'_>,
-    ) -> Result<(), CaptureError> {
+    ) -> Result<Sources, CaptureError> {
         let per_port = per_port(listeners)?;
-        let flags = match pod.daemon_away {
-            DaemonAway::Refuse => 0,
-            DaemonAway::Pass => FAIL_OPEN,
-        };
+        let flags = flags(pod);
         let cookie = pod.netns.cookie();
         let first = |of_family: fn(&IpAddr) -> bool| {
             pod.ips
@@ -114,7 +115,7 @@ impl Enrolment {
             return Err(CaptureError::NoAddress);
         }
 
-        reply_routing::install(&pod.netns, &pod.ips)?;
+        let sources = reply_sources(pod)?;
         let dns_port = listeners.dns.as_ref().map_or(0, |dns| dns.port);
         let address = Address { netns: cookie, flags, listeners: per_port, dns_port };
         for ip in pod.ips.iter().map(|ip| Ip::from(*ip)) {
@@ -127,8 +128,11 @@ impl Enrolment {
         if !self.linked.contains(&cookie) {
             self.linked.push(cookie);
         }
-        let pod = Pod { ip6, ip4, flags, dns_port, padding: 0 };
-        self.pods.insert(cookie, pod, 0).map_err(in_map(map::PODS))
+        // What the daemon has shown stays: the programs write it, and nobody else.
+        let daemon = self.pods.get(&cookie, 0).map_or(0, |former| former.daemon);
+        let pod = Pod { ip6, ip4, flags, daemon, dns_port, padding: 0 };
+        self.pods.insert(cookie, pod, 0).map_err(in_map(map::PODS))?;
+        Ok(sources)
     }
 
     /// Capture ends first, then what it has needed goes.
@@ -145,19 +149,24 @@ impl Enrolment {
     }
 
     pub(super) fn exempt(&mut self, sources: &[IpNet]) -> Result<(), CaptureError> {
-        let wrap = in_map(map::EXEMPT);
-        let wanted: Vec<_> = sources.iter().map(prefix).collect();
-        for key in &wanted {
-            self.exempt.insert(key, 1, 0).map_err(&wrap)?;
+        set_prefixes(&mut self.exempt, sources).map_err(in_map(map::EXEMPT))
+    }
+
+    pub(super) fn exclude(&mut self, exclusions: &Exclusions) -> Result<(), CaptureError> {
+        let key = |is_inbound| move |port: &u16| ExcludedPort { port: *port, is_inbound };
+        let inbound = exclusions.inbound_ports.iter().map(key(1));
+        let wanted: Vec<_> = inbound.chain(exclusions.outbound_ports.iter().map(key(0))).collect();
+        let wrap = in_map(map::EXCLUDED_PORTS);
+        for port in &wanted {
+            self.excluded_ports.insert(port, 1, 0).map_err(&wrap)?;
         }
-        let present: Vec<_> = self.exempt.keys().collect::<Result<_, _>>().map_err(&wrap)?;
-        let same = |a: &Key<[u32; 4]>, b: &Key<[u32; 4]>| {
-            a.prefix_len() == b.prefix_len() && a.data() == b.data()
-        };
-        for key in present.iter().filter(|key| !wanted.iter().any(|other| same(key, other))) {
-            absent_is_fine(self.exempt.remove(key)).map_err(&wrap)?;
+        let present: Vec<_> =
+            self.excluded_ports.keys().collect::<Result<_, _>>().map_err(&wrap)?;
+        for port in present.iter().filter(|port| !wanted.contains(port)) {
+            absent_is_fine(self.excluded_ports.remove(port)).map_err(&wrap)?;
         }
-        Ok(())
+        set_prefixes(&mut self.excluded_nets, &exclusions.destinations)
+            .map_err(in_map(map::EXCLUDED_NETS))
     }
 
     fn listen_at(&mut self, ip: Ip, listeners: &PodListeners) -> Result<(), CaptureError> {
@@ -283,6 +292,21 @@ fn has_inode(path: &Path, inode: u64) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.ino() == inode)
 }
 
+/// Sets up routing for clients' addresses, as far as the pod asks for it.
+fn reply_sources(pod: &PodCapture) -> Result<Sources, CaptureError> {
+    if pod.sources == Sources::Own {
+        return Ok(Sources::Own);
+    }
+    match reply_routing::install(&pod.netns, &pod.ips) {
+        Ok(()) => Ok(Sources::Preserved),
+        Err(error) if pod.sources == Sources::WherePossible => {
+            tracing::warn!(ips = ?pod.ips, %error, "applications of a pod will not see their clients' addresses");
+            Ok(Sources::Own)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn per_port(listeners: &PodListeners) -> Result<u16, CaptureError> {
     let count = |sockets: &[TcpListener]| sockets.len();
     let outbound = count(&listeners.outbound);
@@ -299,6 +323,37 @@ fn by_port(listeners: &PodListeners) -> [(u16, &[TcpListener]); 3] {
         (PLAINTEXT_PORT, &listeners.plaintext),
         (HBONE_PORT, &listeners.hbone),
     ]
+}
+
+fn flags(pod: &PodCapture) -> u32 {
+    let away = match pod.daemon_away {
+        DaemonAway::Refuse => 0,
+        DaemonAway::Pass => FAIL_OPEN,
+    };
+    let scope = match pod.scope {
+        Scope::Pod => 0,
+        Scope::Host => HOST,
+    };
+    away | scope
+}
+
+/// Leaves these prefixes, and no others, in the trie.
+fn set_prefixes(
+    trie: &mut LpmTrie<MapData, [u32; 4], u32>,
+    wanted: &[IpNet],
+) -> Result<(), MapError> {
+    let wanted: Vec<_> = wanted.iter().map(prefix).collect();
+    for key in &wanted {
+        trie.insert(key, 1, 0)?;
+    }
+    let present: Vec<_> = trie.keys().collect::<Result<_, _>>()?;
+    let same = |a: &Key<[u32; 4]>, b: &Key<[u32; 4]>| {
+        a.prefix_len() == b.prefix_len() && a.data() == b.data()
+    };
+    for key in present.iter().filter(|key| !wanted.iter().any(|other| same(key, other))) {
+        absent_is_fine(trie.remove(key))?;
+    }
+    Ok(())
 }
 
 /// A prefix over the mapped form: IPv4 lengths count from bit 96.

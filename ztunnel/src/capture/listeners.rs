@@ -7,13 +7,16 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     num::NonZeroUsize,
-    time::Duration,
 };
 
 use ebpf_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{dns_listeners::DnsListeners, netns::Netns};
+use super::{
+    dns_listeners::DnsListeners,
+    netns::Netns,
+    sockets::{Families, SocketOptions},
+};
 
 /// Connections that wait to be accepted: 2000 at once must not lose a SYN, which is repeated after a second only.
 const BACKLOG: i32 = 4096;
@@ -36,15 +39,35 @@ impl PodListeners {
     ///
     /// # Errors
     /// The namespace cannot be entered, or the kernel's answer to socket(), bind() or listen().
-    pub fn open(netns: &Netns, per_port: NonZeroUsize) -> io::Result<Self> {
+    pub fn open(
+        netns: &Netns,
+        per_port: NonZeroUsize,
+        options: &SocketOptions,
+    ) -> io::Result<Self> {
         let some = |port| -> io::Result<Vec<_>> {
-            (0..per_port.get()).map(|_| pod_listener(netns, port)).collect()
+            (0..per_port.get()).map(|_| pod_listener(netns, port, options)).collect()
         };
         Ok(Self {
             outbound: some(OUTBOUND_PORT)?,
             plaintext: some(PLAINTEXT_PORT)?,
             hbone: some(HBONE_PORT)?,
             dns: None,
+        })
+    }
+
+    /// The same sockets once more: they stay open until both are dropped.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let again = |some: &[TcpListener]| -> io::Result<Vec<_>> {
+            some.iter().map(TcpListener::try_clone).collect()
+        };
+        Ok(Self {
+            outbound: again(&self.outbound)?,
+            plaintext: again(&self.plaintext)?,
+            hbone: again(&self.hbone)?,
+            dns: self.dns.as_ref().map(DnsListeners::try_clone).transpose()?,
         })
     }
 }
@@ -56,71 +79,98 @@ impl PodListeners {
 ///
 /// # Errors
 /// The namespace cannot be entered, or the kernel's answer to socket(), bind() or listen().
-pub fn pod_listener(netns: &Netns, port: u16) -> io::Result<TcpListener> {
-    netns.enter(|| match listen(port) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => listen(0),
+pub fn pod_listener(netns: &Netns, port: u16, options: &SocketOptions) -> io::Result<TcpListener> {
+    netns.enter(|| match listen(port, options) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => listen(0, options),
         other => other,
     })?
 }
 
-fn listen(port: u16) -> io::Result<TcpListener> {
-    let socket = match Socket::new(Domain::IPV6, Type::STREAM.nonblocking(), Some(Protocol::TCP)) {
-        Ok(socket) => {
-            socket.set_only_v6(false)?;
-            reuse_port(&socket)?;
-            socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
-            socket
-        }
-        // IPv6 is switched off.
-        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            let socket =
-                Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-            reuse_port(&socket)?;
-            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
-            socket
-        }
-        Err(error) => return Err(error),
+fn listen(port: u16, options: &SocketOptions) -> io::Result<TcpListener> {
+    let socket = match options.families {
+        Families::Ipv4 => listen_v4(port, options)?,
+        Families::Both => match listen_v6(port, options) {
+            // IPv6 is switched off.
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                listen_v4(port, options)?
+            }
+            other => other?,
+        },
     };
-    // What a listener has, the sockets accepted from it have: nothing is set for each connection.
-    socket.set_tcp_nodelay(true)?;
-    keep_alive(&socket)?;
+    options.prepare(&socket)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Lets a peer that lost power while nothing was said be given up, with the intervals of Istio's ztunnel.
-///
-/// # Errors
-/// The kernel's.
-pub fn keep_alive<'socket>(socket: impl Into<SockRef<'socket>>) -> io::Result<()> {
-    let interval = Duration::from_secs(180);
-    let keepalive = TcpKeepalive::new().with_time(interval).with_interval(interval).with_retries(9);
-    socket.into().set_tcp_keepalive(&keepalive)
+fn listen_v4(port: u16, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    reuse_port(&socket, options)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+    Ok(socket)
 }
 
-/// The data threads share the port with one another, and with the daemon that they replace while it drains.
-fn reuse_port(socket: &Socket) -> io::Result<()> {
+fn listen_v6(port: u16, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_only_v6(false)?;
+    reuse_port(&socket, options)?;
+    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+    Ok(socket)
+}
+
+/// The data threads share the port with one another, and with the daemon that they replace while it drains. Without
+/// it, all but the first get other ports: they are steered to just the same.
+fn reuse_port(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)
+    socket.set_reuse_port(options.port_reuse)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpStream, thread};
+    use std::{net::TcpStream, thread, time::Duration};
+
+    use socket2::SockRef;
 
     use super::*;
+    use crate::capture::sockets::KeepAlive;
 
-    #[test]
-    fn accepted_sockets_have_what_the_listener_has() {
-        let listener = listen(0).unwrap();
+    fn accepted(options: &SocketOptions) -> TcpStream {
+        let listener = listen(0, options).unwrap();
         listener.set_nonblocking(false).unwrap();
         let port = listener.local_addr().unwrap().port();
         let client = thread::spawn(move || TcpStream::connect(("127.0.0.1", port)).unwrap());
         let (accepted, _) = listener.accept().unwrap();
+        drop(client.join().unwrap());
+        accepted
+    }
+
+    #[test]
+    fn accepted_sockets_have_what_the_listener_has() {
+        let accepted = accepted(&SocketOptions::default());
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_nodelay().unwrap());
         assert!(accepted.keepalive().unwrap());
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(180));
-        drop(client.join().unwrap());
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), None);
+    }
+
+    #[test]
+    fn the_user_timeout_is_as_long_as_a_silent_peer_is_asked() {
+        let keep_alive = KeepAlive {
+            time: Duration::from_secs(10),
+            interval: Duration::from_secs(5),
+            retries: 2,
+            user_timeout: true,
+        };
+        let accepted =
+            accepted(&SocketOptions { keep_alive: Some(keep_alive), ..SocketOptions::default() });
+        let limit = SockRef::from(&accepted).tcp_user_timeout().unwrap();
+        assert_eq!(limit, Some(Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn without_ipv6_listeners_have_the_other_family_alone() {
+        let options = SocketOptions { families: Families::Ipv4, ..SocketOptions::default() };
+        assert!(listen(0, &options).unwrap().local_addr().unwrap().is_ipv4());
+        assert!(listen(0, &SocketOptions::default()).unwrap().local_addr().unwrap().is_ipv6());
     }
 }

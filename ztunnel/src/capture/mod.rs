@@ -19,6 +19,7 @@ mod netns;
 mod object;
 mod preflight;
 mod reply_routing;
+mod sockets;
 
 use std::{
     io,
@@ -35,33 +36,38 @@ use aya::{
 };
 use ebpf_common::{Asker, Counter, OriginalDestination, map};
 use ipnet::IpNet;
+use socket2::{Domain, Protocol, Socket, Type};
 
 pub use dial::{pod_socket, reset};
 pub use dns_listeners::DnsListeners;
 use enrolment::Enrolment;
 pub use enrolment::{EnrolledPod, uninstall};
 pub use error::CaptureError;
-pub use listeners::{PodListeners, keep_alive, pod_listener};
+pub use listeners::{PodListeners, pod_listener};
 pub use netns::{Netns, NetnsError};
 use object::{Object, Pins};
 pub use preflight::{Missing, preflight};
 pub use reply_routing::RoutingError;
+pub use sockets::{Families, KeepAlive, SocketOptions};
 
 use crate::sys;
 
 /// Where capture works.
 #[derive(Clone, Debug)]
 pub struct CaptureConfig {
-    /// A directory on a bpffs; pins go to `aquifer/v2` below it. Default `/sys/fs/bpf`.
+    /// A directory on a bpffs; pins go to `aquifer/v3` below it. Default `/sys/fs/bpf`.
     pub pin_dir: PathBuf,
     /// The cgroup (version 2) whose processes can be captured, the daemon's own among them. Default: the root of the
     /// hierarchy, `/sys/fs/cgroup`.
     pub cgroup: PathBuf,
+    /// Options of the daemon's sockets in pods.
+    pub sockets: SocketOptions,
 }
 
 impl Default for CaptureConfig {
     fn default() -> Self {
-        Self { pin_dir: "/sys/fs/bpf".into(), cgroup: "/sys/fs/cgroup".into() }
+        let sockets = SocketOptions::default();
+        Self { pin_dir: "/sys/fs/bpf".into(), cgroup: "/sys/fs/cgroup".into(), sockets }
     }
 }
 
@@ -75,6 +81,39 @@ pub enum DaemonAway {
     Pass,
 }
 
+/// Whose addresses applications can be shown.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Sources {
+    /// Their clients', if the pod's routing can be set up for it.
+    #[default]
+    WherePossible,
+    /// Their clients': the pod is not served without.
+    Preserved,
+    /// The pod's own alone: its routing is left as it is.
+    Own,
+}
+
+/// What a namespace is that is captured.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Scope {
+    /// A pod's.
+    #[default]
+    Pod,
+    /// The host's, in which the daemon lives: its own process and [`Exclusions`] are not captured.
+    Host,
+}
+
+/// What of a host is not captured.
+#[derive(Clone, Debug, Default)]
+pub struct Exclusions {
+    /// Ports of the host, such as the one of ssh.
+    pub inbound_ports: Vec<u16>,
+    /// Ports of others.
+    pub outbound_ports: Vec<u16>,
+    /// Destinations.
+    pub destinations: Vec<IpNet>,
+}
+
 /// A pod whose traffic is to be captured.
 #[derive(Clone, Debug)]
 pub struct PodCapture {
@@ -84,6 +123,10 @@ pub struct PodCapture {
     pub ips: Vec<IpAddr>,
     /// What happens without the daemon.
     pub daemon_away: DaemonAway,
+    /// Whether its applications are to be dialed under their clients' addresses.
+    pub sources: Sources,
+    /// Whether it is the host itself.
+    pub scope: Scope,
 }
 
 /// Capture on this node; shared by all threads.
@@ -96,6 +139,8 @@ pub struct Capture {
     own_sockets: MapData,
     asked: HashMap<MapData, Asker, OriginalDestination>,
     stats: PerCpuArray<MapData, u64>,
+    /// Options of the daemon's sockets in pods.
+    sockets: SocketOptions,
     /// Where [`Capture::dial_as`] looks for a free source port.
     next_port: AtomicU16,
     /// Reads the programs' log until the end.
@@ -135,6 +180,7 @@ impl Capture {
                 .map_err(|source| CaptureError::Map { map: map::ASKED, source })?,
             stats: PerCpuArray::try_from(stats)
                 .map_err(|source| CaptureError::Map { map: map::STATS, source })?,
+            sockets: config.sockets.clone(),
             next_port: AtomicU16::new(rand::random()),
             #[cfg(feature = "ebpf-log")]
             _decisions: decisions,
@@ -144,12 +190,17 @@ impl Capture {
     /// Captures a pod from when this returns on; connections made before stay as they are. A pod that is enrolled
     /// already gets the new listeners, without a gap.
     ///
-    /// The listeners stay the caller's: capture of the pod lasts while they are open.
+    /// The listeners stay the caller's: capture of the pod lasts while they are open. Out: whose addresses applications
+    /// can be shown, `Preserved` or `Own`.
     ///
     /// # Errors
     /// What is wrong with the pod, or what the kernel refused. The pod is then not enrolled; one that was enrolled
     /// before stays so, and is refused rather than sent in the clear.
-    pub fn enrol(&self, pod: &PodCapture, listeners: &PodListeners) -> Result<(), CaptureError> {
+    pub fn enrol(
+        &self,
+        pod: &PodCapture,
+        listeners: &PodListeners,
+    ) -> Result<Sources, CaptureError> {
         let mut enrolment = self.enrolment();
         let cookie = pod.netns.cookie();
         let known = enrolment.is_enrolled(cookie);
@@ -168,6 +219,11 @@ impl Capture {
     /// The first thing that could not be removed; the rest is.
     pub fn withdraw(&self, netns_cookie: u64) -> Result<(), CaptureError> {
         self.enrolment().withdraw(netns_cookie, &self.pins)
+    }
+
+    /// Options of the daemon's sockets in pods.
+    pub fn sockets(&self) -> &SocketOptions {
+        &self.sockets
     }
 
     /// Every pod that is enrolled, those that an earlier daemon left behind included.
@@ -197,6 +253,28 @@ impl Capture {
     /// What the kernel refused.
     pub fn exempt(&self, sources: &[IpNet]) -> Result<(), CaptureError> {
         self.enrolment().exempt(sources)
+    }
+
+    /// Leaves these connections of a host, and no others, uncaptured.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn exclude(&self, exclusions: &Exclusions) -> Result<(), CaptureError> {
+        self.enrolment().exclude(exclusions)
+    }
+
+    /// Shows the kernel programs which process the daemon is, so that on a host they leave its connections to the
+    /// control plane alone. By a socket that it has tagged: its process id has other numbers in other namespaces.
+    ///
+    /// # Errors
+    /// The kernel's answer to socket() or to the tag.
+    pub fn show_daemon(&self) -> io::Result<()> {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        self.tag_own(socket.as_fd())?;
+        // What comes of it does not matter: the programs have seen it.
+        let _ = socket.connect(&nowhere.into());
+        Ok(())
     }
 
     /// Where the connection accepted from a pod was meant to go; nothing if it was not captured but dialed the

@@ -57,9 +57,30 @@ pub struct Netns {
     fd: OwnedFd,
     cookie: u64,
     inode: u64,
+    place: Place,
+}
+
+/// Where a namespace is, seen from the daemon.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    /// It is the daemon's own: nothing has to be entered.
+    Home,
+    Elsewhere,
 }
 
 impl Netns {
+    /// The daemon's own namespace. It is never entered, so that no privilege is needed for it.
+    ///
+    /// # Errors
+    /// It cannot be opened, or the kernel does not tell its cookie.
+    pub fn home() -> Result<Self, NetnsError> {
+        let path = Path::new("/proc/self/ns/net");
+        let file = File::open(path)
+            .map_err(|source| NetnsError::Open { path: path.to_owned(), source })?;
+        let socket = UnixDatagram::unbound().map_err(|source| NetnsError::Enter { source })?;
+        Self::of(file.into(), &socket, Place::Home)
+    }
+
     /// Opens the namespace at `path`, such as `/run/netns/NAME` or `/proc/PID/ns/net`.
     ///
     /// # Errors
@@ -78,11 +99,15 @@ impl Netns {
         let socket = inside(fd.as_fd(), UnixDatagram::unbound)
             .and_then(|made| made)
             .map_err(|source| NetnsError::Enter { source })?;
+        Self::of(fd, &socket, Place::Elsewhere)
+    }
+
+    fn of(fd: OwnedFd, inside: &UnixDatagram, place: Place) -> Result<Self, NetnsError> {
         let cookie =
-            sys::netns_cookie(socket.as_fd()).map_err(|source| NetnsError::Cookie { source })?;
+            sys::netns_cookie(inside.as_fd()).map_err(|source| NetnsError::Cookie { source })?;
         let file = File::from(fd);
         let inode = file.metadata().map_err(|source| NetnsError::Enter { source })?.ino();
-        Ok(Self { fd: file.into(), cookie, inode })
+        Ok(Self { fd: file.into(), cookie, inode, place })
     }
 
     /// The kernel's number for the namespace, never used again until the machine restarts.
@@ -103,7 +128,10 @@ impl Netns {
     /// # Aborts
     /// The process, if the way back fails: the thread would go on in a pod's namespace.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
-        inside(self.fd.as_fd(), work)
+        match self.place {
+            Place::Home => Ok(work()),
+            Place::Elsewhere => inside(self.fd.as_fd(), work),
+        }
     }
 }
 

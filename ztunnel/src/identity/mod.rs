@@ -10,10 +10,7 @@ mod watch;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use mesh::{
-    identity::{CaClient, Identities, IdentityConfig},
-    xds::ServerConfig,
-};
+use mesh::identity::{CaClient, Identities, IdentityConfig};
 use tokio::task::spawn_local;
 
 use self::revocation_file::RevocationFile;
@@ -22,14 +19,14 @@ use crate::config::IdentitySection;
 /// How long a first connection of an identity waits for its certificate.
 const CERTIFICATE_WAIT: Duration = Duration::from_secs(10);
 
-/// Begins to keep certificates from the authority at `server`, whose roots are in the file `ca_root`.
+/// Begins to keep certificates from `authority`, whose roots are in the file `ca_root`.
 ///
 /// # Errors
 /// The file of revocation lists is there and cannot be used: peers that are not to be let in would be.
 pub(crate) fn start(
     settings: &IdentitySection,
     lifetime: Duration,
-    server: ServerConfig,
+    authority: CaClient,
     ca_root: &Path,
 ) -> anyhow::Result<Identities> {
     let mut lists = RevocationFile::new(settings.revocation_lists.clone());
@@ -42,7 +39,7 @@ pub(crate) fn start(
         trust_domain_aliases: settings.trust_domain_aliases.clone(),
         revocations: Arc::new(revocations),
     };
-    let identities = Identities::start(Arc::new(CaClient::new(server)), config);
+    let identities = Identities::start(Arc::new(authority), config);
     spawn_local(follow_lists(identities.clone(), lists));
     spawn_local(follow_roots(identities.clone(), ca_root.to_owned()));
     Ok(identities)

@@ -8,6 +8,7 @@ use std::{fs::File, io, net::IpAddr, path::PathBuf};
 use crate::capture::{CaptureError, NetnsError};
 
 pub mod folder;
+pub mod host;
 pub mod record;
 pub mod socket;
 #[cfg(test)]

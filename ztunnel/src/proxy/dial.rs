@@ -12,7 +12,7 @@ use mesh::telemetry::{self, DialedFor, Failure, Reason};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{Node, Pod};
-use crate::{capture::keep_alive, pods::SourceAddress};
+use crate::pods::SourceAddress;
 
 /// A TCP connection is made within this time, as by Istio's ztunnel.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
@@ -24,9 +24,7 @@ pub(super) async fn dial(
     to: SocketAddr,
     purpose: DialedFor,
 ) -> io::Result<TcpStream> {
-    let tcp = limited(purpose, node.capture.dial(&pod.netns, to)).await?;
-    keep_alive(&tcp)?;
-    Ok(tcp)
+    limited(purpose, node.capture.dial(&pod.netns, to)).await
 }
 
 /// Dials the pod's application; it sees `client` as the source, unless the pod is set to see itself.
@@ -37,7 +35,7 @@ pub(super) async fn dial_application(
     to: SocketAddr,
 ) -> io::Result<TcpStream> {
     // A connection from the pod to itself keeps the pod's own address: both ends would be the same socket pair.
-    let as_client = pod.capture.source_address == SourceAddress::Client && client != to.ip();
+    let as_client = pod.source_address == SourceAddress::Client && client != to.ip();
     if !as_client || client.is_ipv4() != to.is_ipv4() {
         return dial(node, pod, to, DialedFor::Application).await;
     }
@@ -69,8 +67,6 @@ async fn limited(
         Ok(result) => {
             let tcp = result?;
             telemetry::dialed(purpose, began.elapsed());
-            // Nagle would hold a small frame back until the peer's delayed ACK, up to 40 ms on Linux.
-            tcp.set_nodelay(true)?;
             Ok(tcp)
         }
         Err(_) => {

@@ -98,7 +98,7 @@ async fn accept(thread: &DataThread, pod: &LocalPod, tcp: TcpStream) -> Result<T
         .await
         .map_err(|error| Failure::new(Reason::UnknownDestination, &error))?;
     let credential = credential(node, &pod.pod, &workload).await?;
-    Tunnel::accept(tcp, &credential, &node.hbone)
+    Tunnel::accept(tcp, &credential, &pod.hbone)
         .await
         .map_err(|error: AcceptError| Failure::new(Reason::from(&error), &error))
 }
@@ -112,6 +112,14 @@ async fn stream(thread: Rc<DataThread>, pod: Rc<LocalPod>, ends: Rc<Ends>, incom
         Err((status, failure)) => {
             telemetry::refused(Reporter::Destination, ends.client, ends.local, &failure);
             return incoming.refuse(status);
+        }
+    };
+    let held = match pod.pod.share.connection() {
+        Ok(held) => held,
+        Err(full) => {
+            let (client, local) = (ends.client, ends.local);
+            telemetry::refused(Reporter::Destination, client, local, &Failure::from(full));
+            return incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
         }
     };
     let metrics = thread
@@ -129,6 +137,7 @@ async fn stream(thread: Rc<DataThread>, pod: Rc<LocalPod>, ends: Rc<Ends>, incom
     });
     let result = forward(&thread, &pod, &ends, &workload, &admission, incoming, &metrics).await;
     metrics.finish(result);
+    drop(held);
 }
 
 type Refused = (StatusCode, Failure);

@@ -3,6 +3,7 @@
 //! One [`DataThreads`] per daemon; each thread accepts, decides, dials and copies by itself. [`Pods`] is what sources
 //! of pods speak to.
 
+mod accept;
 mod across;
 mod awaited;
 mod counters;
@@ -20,6 +21,7 @@ mod plaintext;
 mod pod;
 mod pods;
 mod revocation;
+mod share;
 mod thread;
 
 use std::{sync::Arc, time::Duration};
@@ -28,12 +30,19 @@ use mesh::{hbone::HboneConfig, identity::Identities, store::Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use accept::Shortages;
 pub use observe::observer;
 pub use pod::Pod;
 pub use pods::{Listing, Pods, Source};
+pub use share::{PodLimits, Share};
 pub use thread::{DataThreads, StartError};
 
-use crate::{admin::ConnectionTable, admission::AnnouncedAt, capture::Capture, dns::DnsSection};
+use crate::{
+    admin::ConnectionTable,
+    admission::AnnouncedAt,
+    capture::{Capture, Sources},
+    dns::DnsSection,
+};
 
 /// What all data threads share.
 pub struct Node {
@@ -56,6 +65,12 @@ pub struct Node {
     pub baggage: bool,
     /// Where applications that want to be told who comes are dialed.
     pub announced: AnnouncedAt,
+    /// What one pod may use.
+    pub limits: PodLimits,
+    /// Whether applications see their clients' addresses.
+    pub sources: Sources,
+    /// Tells of a lack of descriptors.
+    pub shortages: Shortages,
     /// How long open tunnels may go on once draining began.
     pub drain_limit: Duration,
     /// Open connections, for operators.

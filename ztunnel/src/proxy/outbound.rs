@@ -269,7 +269,10 @@ async fn open(
     let credential = credential(node, &pod.pod, &route.source).await?;
     let key = route.pool_key(&credential, &tunnel.expect);
     let request = route.request(Authority::Address(tunnel.authority.get()));
-    let dial = async |to| dial::dial(node, &pod.pod, to, DialedFor::Tunnel).await;
+    let dial = async |to| {
+        pod.tunnel_place(thread)?;
+        dial::dial(node, &pod.pod, to, DialedFor::Tunnel).await
+    };
     match pod.pool.open(&key, &credential, request, dial).await {
         Ok((stream, _answer)) => Ok(stream),
         Err(error) => Err(Failure::new(Reason::from(&error), &error)),

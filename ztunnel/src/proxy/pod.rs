@@ -6,9 +6,10 @@ use mesh::store::{Store, Workload};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::Share;
 use crate::{
     capture::Netns,
-    pods::{CaptureOptions, PodUid},
+    pods::{CaptureOptions, PodUid, SourceAddress},
 };
 
 /// How long a connection waits for the control plane to describe its pod, as in Istio's ztunnel.
@@ -31,6 +32,10 @@ pub struct Pod {
     pub ips: Vec<IpAddr>,
     /// How its traffic is captured.
     pub capture: CaptureOptions,
+    /// Whose address its applications see on connections out of the mesh.
+    pub source_address: SourceAddress,
+    /// What it uses of the daemon.
+    pub share: Arc<Share>,
     /// Cancelled when it is removed.
     pub removed: CancellationToken,
 }

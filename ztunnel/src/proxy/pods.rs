@@ -3,6 +3,7 @@
 //! In: pods announced and taken back by their sources. Out: traffic captured, or an [`AddError`] and nothing left
 //! behind. Lives on the control thread.
 
+mod on_host;
 mod wanted;
 
 use std::{
@@ -18,12 +19,12 @@ use mesh::identity::Spiffe;
 use metrics::counter;
 use tokio::{runtime::RuntimeMetrics, sync::watch};
 
-use self::wanted::Wanted;
+use self::{on_host::Host, wanted::Wanted};
 use super::{DataThreads, Node, Pod, thread::ThreadListeners};
 use crate::{
     admin::{PodState, PodStatus},
-    capture::{DaemonAway, DnsListeners, Netns, PodCapture, PodListeners},
-    pods::{AddError, Announced, DnsCapture, PodTable, PodUid, WithoutDaemon},
+    capture::{DaemonAway, DnsListeners, Netns, PodCapture, PodListeners, Scope, Sources},
+    pods::{AddError, Announced, DnsCapture, PodTable, PodUid, SourceAddress, WithoutDaemon},
 };
 
 /// All served pods.
@@ -35,6 +36,8 @@ pub struct Pods {
     /// refused, until they are removed: to release it would send their traffic in the clear.
     refused: RefCell<BTreeMap<PodUid, Refused>>,
     listing: Listing,
+    /// In dedicated mode: the host that is captured.
+    host: RefCell<Option<Host>>,
     /// How many pods of the node agent wait to be served.
     waiting: watch::Sender<usize>,
     /// The daemon's own network namespace.
@@ -64,6 +67,8 @@ pub enum Source {
     Registry,
     /// Istio's node agent.
     NodeAgent,
+    /// The settings: the host itself.
+    Host,
 }
 
 /// The table as one source sees it: it lists, replaces and removes only its own pods.
@@ -81,6 +86,7 @@ impl Pods {
             served: RefCell::default(),
             refused: RefCell::default(),
             listing: Arc::default(),
+            host: RefCell::default(),
             waiting: watch::Sender::new(0),
             home: Netns::open(Path::new("/proc/self/ns/net")).ok().map(|home| home.cookie()),
         })
@@ -150,7 +156,7 @@ impl Pods {
 
     fn attempt(&self, wanted: &Wanted, source: Source) -> Result<(), AddError> {
         let (uid, cookie) = (&wanted.uid, wanted.netns.cookie());
-        self.check_netns(uid, cookie)?;
+        self.check_netns(wanted)?;
         let former = self.served.borrow().get(uid).map(|served| served.pod.clone());
         if former.as_ref().is_some_and(|former| former.netns.cookie() != cookie) {
             self.remove(uid);
@@ -161,13 +167,13 @@ impl Pods {
             self.refused.borrow_mut().remove(uid);
             self.withdraw(uid, earlier);
         }
-        let pod = wanted.pod()?;
+        let pod = wanted.pod(&self.node)?;
         match former {
             Some(former) if former.netns.cookie() == cookie && former.is_described_as(&pod) => {
                 self.name_source(uid, source);
             }
             // What changed is put in force over the former, which stays captured meanwhile.
-            Some(_) | None => self.serve(&Arc::new(pod), source)?,
+            Some(_) | None => self.serve(pod, wanted.scope, source)?,
         }
         self.refused.borrow_mut().remove(uid);
         self.list();
@@ -194,8 +200,10 @@ impl Pods {
     }
 
     /// A namespace is one pod's, and not the daemon's own: its connections to the control plane must not be captured.
-    fn check_netns(&self, uid: &PodUid, cookie: u64) -> Result<(), AddError> {
-        if self.home == Some(cookie) {
+    /// In dedicated mode the programs know which those are.
+    fn check_netns(&self, wanted: &Wanted) -> Result<(), AddError> {
+        let (uid, cookie) = (&wanted.uid, wanted.netns.cookie());
+        if self.home == Some(cookie) && wanted.scope == Scope::Pod {
             return Err(AddError::OwnNetns);
         }
         let served = self.served.borrow();
@@ -214,8 +222,8 @@ impl Pods {
         }
     }
 
-    fn serve(&self, pod: &Arc<Pod>, source: Source) -> Result<(), AddError> {
-        self.start(pod)?;
+    fn serve(&self, pod: Pod, scope: Scope, source: Source) -> Result<(), AddError> {
+        let pod = self.start(pod, scope)?;
         tracing::info!(uid = %pod.uid, pod = %pod.name, namespace = %pod.namespace, ips = ?pod.ips, "pod captured");
         let former = self.served.borrow_mut().remove(&pod.uid);
         let sources = former.as_ref().map_or_else(Vec::new, |former| former.sources.clone());
@@ -229,12 +237,13 @@ impl Pods {
     }
 
     /// Listeners first, capture last: what is captured has somebody to answer it.
-    fn start(&self, pod: &Arc<Pod>) -> Result<(), AddError> {
+    fn start(&self, mut pod: Pod, scope: Scope) -> Result<Arc<Pod>, AddError> {
         let count = NonZeroUsize::new(self.threads.count())
             .expect("there is a data thread: checked by the settings");
         let listen = |source| AddError::Listen { source };
-        let mut listeners = PodListeners::open(&pod.netns, count).map_err(listen)?;
-        if self.captures_dns(pod) {
+        let mut listeners =
+            PodListeners::open(&pod.netns, count, self.node.capture.sockets()).map_err(listen)?;
+        if self.captures_dns(&pod) {
             let dns = DnsListeners::open(&pod.netns, &pod.ips, self.node.dns.port);
             listeners.dns = Some(dns.map_err(listen)?);
         }
@@ -245,11 +254,29 @@ impl Pods {
                 WithoutDaemon::Refuse => DaemonAway::Refuse,
                 WithoutDaemon::Pass => DaemonAway::Pass,
             },
+            sources: self.node.sources,
+            scope,
         };
-        self.node
+        let sources = self
+            .node
             .capture
             .enrol(&capture, &listeners)
             .map_err(|source| AddError::Capture { source })?;
+        if sources == Sources::Own {
+            pod.source_address = SourceAddress::Pod;
+        }
+        if scope == Scope::Host {
+            let shown = self.node.capture.show_daemon();
+            let kept = listeners.try_clone();
+            shown.and(kept).map_or_else(
+                |source| Err(AddError::Listen { source }),
+                |listeners| {
+                    self.host.replace(Some(Host { capture, listeners }));
+                    Ok(())
+                },
+            )?;
+        }
+        let pod = Arc::new(pod);
         let PodListeners { outbound, plaintext, hbone, mut dns } = listeners;
         // Pods are dealt to the threads by their namespaces' cookies, which are counted up.
         let of_dns = usize::try_from(pod.netns.cookie()).unwrap_or(0) % count.get();
@@ -263,12 +290,12 @@ impl Pods {
                 ThreadListeners { outbound, plaintext, hbone, dns }
             })
             .collect();
-        self.threads.serve(pod, listeners).map_err(|error| {
+        self.threads.serve(&pod, listeners).map_err(|error| {
             pod.removed.cancel();
             AddError::Thread { reason: error.to_string() }
         })?;
-        self.prefetch(pod);
-        Ok(())
+        self.prefetch(&pod);
+        Ok(pod)
     }
 
     fn captures_dns(&self, pod: &Pod) -> bool {

@@ -18,9 +18,9 @@ use std::{
 };
 
 use mesh::{
-    hbone::{Pool, Stream},
+    hbone::{HboneConfig, Pool, Stream},
     identity::PeerChain,
-    telemetry::TrafficMetrics,
+    telemetry::{Reporter, TrafficMetrics},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -31,11 +31,13 @@ use tokio::{
 
 use super::{
     Node, Pod,
+    accept::{Freed, Kind, accept},
     dry_run::DryRuns,
     inbound, judge,
     live::Live,
     outbound, plaintext,
     revocation::{Peers, Standing},
+    share::{Held, Share},
 };
 use crate::{capture::DnsListeners, dns, pods::PodUid};
 
@@ -45,8 +47,6 @@ const QUEUE: usize = 1024;
 /// Events polled between two looks at the sockets. Fewer than tokio's 61, so that a bulk transfer holds small messages
 /// up for less time.
 const EVENT_INTERVAL: u32 = 8;
-/// Pause after a failed accept: out of descriptors, accepting at once again would spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The data threads do not start.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,7 @@ struct Handle {
 
 enum Order {
     Serve { pod: Arc<Pod>, listeners: ThreadListeners },
-    Tunnel { pod: Arc<Pod>, tcp: std::net::TcpStream, peer: SocketAddr },
+    Tunnel { pod: Arc<Pod>, tcp: std::net::TcpStream, peer: SocketAddr, held: Held },
 }
 
 /// One thread's listeners of a pod, non-blocking.
@@ -99,6 +99,8 @@ pub(super) struct DataThread {
     pub(super) live: Rc<Live>,
     pub(super) dry_runs: DryRuns,
     peers: Rc<Peers>,
+    /// Tells those who wait for descriptors that a connection has ended.
+    pub(super) freed: Rc<Freed>,
     index: usize,
     all: Arc<[Handle]>,
     pods: RefCell<BTreeMap<PodUid, Rc<LocalPod>>>,
@@ -108,10 +110,15 @@ pub(super) struct DataThread {
 pub(super) struct LocalPod {
     pub(super) pod: Arc<Pod>,
     pub(super) pool: Pool,
+    /// Limits and deadlines of its tunnels.
+    pub(super) hbone: HboneConfig,
 }
 
 /// Counts a stream or tunnel of a thread while it lives.
-pub(super) struct Load(Arc<AtomicUsize>);
+pub(super) struct Load {
+    load: Arc<AtomicUsize>,
+    freed: Rc<Freed>,
+}
 
 impl DataThreads {
     /// Starts `count` threads.
@@ -196,6 +203,7 @@ fn start(
             live: Rc::default(),
             dry_runs: DryRuns::default(),
             peers: Rc::default(),
+            freed: Rc::default(),
             index,
             all,
             pods: RefCell::default(),
@@ -222,7 +230,9 @@ impl DataThread {
                             tracing::error!(thread = self.index, %error, "cannot listen for a pod");
                         }
                     }
-                    Some(Order::Tunnel { pod, tcp, peer }) => self.take_tunnel(&pod, tcp, peer),
+                    Some(Order::Tunnel { pod, tcp, peer, held }) => {
+                        self.take_tunnel(&pod, tcp, peer, held);
+                    }
                     None => break,
                 },
             }
@@ -239,17 +249,26 @@ impl DataThread {
         if let Some(dns) = listeners.dns {
             dns::serve(&self.node, &pod, dns)?;
         }
-        let local = Rc::new(LocalPod { pool: Pool::new(self.node.hbone.clone()), pod });
+        let budget = Some(pod.share.windows());
+        let hbone_config = HboneConfig { budget, ..self.node.hbone.clone() };
+        let pool = Pool::new(hbone_config.clone());
+        let local = Rc::new(LocalPod { pool, hbone: hbone_config, pod });
         self.live.serve(&local.pod, &self.node.store.load(), Instant::now());
         self.pods.borrow_mut().insert(local.pod.uid.clone(), local.clone());
-        spawn_local(accept(self.clone(), local.clone(), outbound, |thread, pod, tcp, peer| {
-            spawn_local(outbound::serve(thread, pod, tcp, peer));
+        let of_source = Kind { reporter: Reporter::Source, claim: Share::connection };
+        let of_outside = Kind { reporter: Reporter::Destination, claim: Share::connection };
+        let of_peer = Kind { reporter: Reporter::Destination, claim: Share::tunnel };
+        let (this, served) = (self.clone(), local.clone());
+        spawn_local(accept(this, served, outbound, of_source, |thread, pod, tcp, peer, held| {
+            spawn_local(holding(held, outbound::serve(thread, pod, tcp, peer)));
         }));
-        spawn_local(accept(self.clone(), local.clone(), plaintext, |thread, pod, tcp, peer| {
-            spawn_local(plaintext::serve(thread, pod, tcp, peer));
+        let (this, served) = (self.clone(), local.clone());
+        spawn_local(accept(this, served, plaintext, of_outside, |thread, pod, tcp, peer, held| {
+            spawn_local(holding(held, plaintext::serve(thread, pod, tcp, peer)));
         }));
-        spawn_local(accept(self.clone(), local.clone(), hbone, |thread, pod, tcp, peer| {
-            thread.deal(pod, tcp, peer)
+        let (this, served) = (self.clone(), local.clone());
+        spawn_local(accept(this, served, hbone, of_peer, |thread, pod, tcp, peer, held| {
+            thread.deal(pod, tcp, peer, held);
         }));
         spawn_local(end_with_pod(self.clone(), local));
         Ok(())
@@ -257,35 +276,44 @@ impl DataThread {
 
     /// Gives an accepted tunnel to the thread with the fewest streams: the kernel's choice of a listener is by hash,
     /// and tunnels are few.
-    fn deal(self: Rc<Self>, pod: Rc<LocalPod>, tcp: TcpStream, peer: SocketAddr) {
+    fn deal(self: Rc<Self>, pod: Rc<LocalPod>, tcp: TcpStream, peer: SocketAddr, held: Held) {
         let load = |handle: &Handle| handle.load.load(Ordering::Relaxed);
         let own = load(&self.all[self.index]);
         let least =
             self.all.iter().min_by_key(|handle| load(handle)).filter(|handle| load(handle) < own);
         let Some(least) = least else {
-            spawn_local(inbound::serve(self, pod, tcp, peer));
+            spawn_local(holding(held, inbound::serve(self, pod, tcp, peer)));
             return;
         };
-        let order = tcp.into_std().map(|tcp| Order::Tunnel { pod: pod.pod.clone(), tcp, peer });
+        let order =
+            tcp.into_std().map(|tcp| Order::Tunnel { pod: pod.pod.clone(), tcp, peer, held });
         match order.map(|order| least.orders.try_send(order)) {
             Ok(Ok(())) => {}
             Ok(Err(
                 mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order),
             )) => {
-                if let Order::Tunnel { pod, tcp, peer } = order {
-                    self.take_tunnel(&pod, tcp, peer);
+                if let Order::Tunnel { pod, tcp, peer, held } = order {
+                    self.take_tunnel(&pod, tcp, peer, held);
                 }
             }
             Err(error) => tracing::warn!(%peer, %error, "an accepted tunnel was lost"),
         }
     }
 
-    fn take_tunnel(self: &Rc<Self>, pod: &Pod, tcp: std::net::TcpStream, peer: SocketAddr) {
+    fn take_tunnel(
+        self: &Rc<Self>,
+        pod: &Pod,
+        tcp: std::net::TcpStream,
+        peer: SocketAddr,
+        held: Held,
+    ) {
         let local = self.pods.borrow().get(&pod.uid).cloned();
         // A pod that was removed meanwhile takes no tunnels.
         let Some(local) = local else { return };
         match TcpStream::from_std(tcp) {
-            Ok(tcp) => drop(spawn_local(inbound::serve(self.clone(), local, tcp, peer))),
+            Ok(tcp) => {
+                spawn_local(holding(held, inbound::serve(self.clone(), local, tcp, peer)));
+            }
             Err(error) => tracing::warn!(%peer, %error, "an accepted tunnel was lost"),
         }
     }
@@ -304,46 +332,32 @@ impl DataThread {
     pub(super) fn loaded(&self) -> Load {
         let load = self.all[self.index].load.clone();
         load.fetch_add(1, Ordering::Relaxed);
-        Load(load)
+        Load { load, freed: self.freed.clone() }
+    }
+}
+
+impl LocalPod {
+    /// Whether the pod may dial one more tunnel. Each thread dials its part: what the others have is theirs.
+    pub(super) fn tunnel_place(&self, thread: &DataThread) -> io::Result<()> {
+        let limit = (thread.node.limits.tunnels.get() as usize / thread.all.len()).max(1);
+        if self.pool.tunnels() < limit {
+            return Ok(());
+        }
+        let text = format!("the pod has {limit} tunnels open on this thread");
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, text))
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.load.fetch_sub(1, Ordering::Relaxed);
+        self.freed.tell();
     }
 }
 
-/// Accepts until the pod is removed or the daemon drains.
-async fn accept(
-    thread: Rc<DataThread>,
-    pod: Rc<LocalPod>,
-    listener: TcpListener,
-    serve: impl Fn(Rc<DataThread>, Rc<LocalPod>, TcpStream, SocketAddr),
-) {
-    let stop = async {
-        tokio::select! {
-            () = pod.pod.removed.cancelled() => {}
-            () = thread.node.draining.cancelled() => {}
-        }
-    };
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut stop => return,
-            accepted = listener.accept() => match accepted {
-                Ok((tcp, peer)) => {
-                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                    serve(thread.clone(), pod.clone(), tcp, peer);
-                }
-                Err(error) => {
-                    tracing::warn!(pod = %pod.pod.uid, %error, "cannot accept");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
+/// Serves, and keeps the place in the pod's share as long.
+async fn holding(_held: Held, serve: impl Future<Output = ()>) {
+    serve.await;
 }
 
 /// Ends everything of a pod when it is removed.

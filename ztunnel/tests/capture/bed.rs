@@ -18,7 +18,8 @@ use std::{
 
 use socket2::SockRef;
 use ztunnel::capture::{
-    Capture, CaptureConfig, DaemonAway, DnsListeners, Netns, PodCapture, PodListeners,
+    Capture, CaptureConfig, DaemonAway, DnsListeners, Netns, PodCapture, PodListeners, Scope,
+    SocketOptions, Sources,
 };
 
 /// Longer than anything takes here; only a failing test waits as long.
@@ -63,7 +64,11 @@ impl Bed {
         let pins = tempfile::tempdir().unwrap();
         run("mount", &["-t", "bpf", "bpf", pins.path().to_str().unwrap()]);
         let cgroup = TestCgroup::enter();
-        let config = CaptureConfig { pin_dir: pins.path().to_owned(), cgroup: TestCgroup::path() };
+        let config = CaptureConfig {
+            pin_dir: pins.path().to_owned(),
+            cgroup: TestCgroup::path(),
+            ..CaptureConfig::default()
+        };
         Some(Self { config, pod, other, outside, fabric, pins, _cgroup: cgroup })
     }
 
@@ -73,7 +78,7 @@ impl Bed {
 
     /// Where this version pins.
     pub(crate) fn pin_directory(&self) -> PathBuf {
-        self.config.pin_dir.join("aquifer/v2")
+        self.config.pin_dir.join("aquifer/v3")
     }
 }
 
@@ -103,13 +108,20 @@ impl Host {
     }
 
     pub(crate) fn capture(&self, daemon_away: DaemonAway) -> PodCapture {
-        PodCapture { netns: Arc::clone(&self.netns), ips: vec![self.ip4, self.ip6], daemon_away }
+        PodCapture {
+            netns: Arc::clone(&self.netns),
+            ips: vec![self.ip4, self.ip6],
+            daemon_away,
+            sources: Sources::Preserved,
+            scope: Scope::Pod,
+        }
     }
 
     /// Listeners whose accept() waits, at most [`LIMIT`].
     pub(crate) fn daemon(&self, per_port: usize) -> PodListeners {
         let per_port = NonZeroUsize::new(per_port).unwrap();
-        let listeners = PodListeners::open(&self.netns, per_port).unwrap();
+        let listeners =
+            PodListeners::open(&self.netns, per_port, &SocketOptions::default()).unwrap();
         let all = listeners.outbound.iter().chain(&listeners.plaintext).chain(&listeners.hbone);
         all.for_each(waiting);
         listeners

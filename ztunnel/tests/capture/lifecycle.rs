@@ -153,7 +153,11 @@ fn uninstalling_leaves_nothing_behind() {
 #[test]
 fn a_machine_that_cannot_capture_is_told_everything_that_is_missing() {
     let Some(bed) = Bed::new() else { return };
-    let config = CaptureConfig { pin_dir: "/proc".into(), cgroup: "/tmp".into() };
+    let config = CaptureConfig {
+        pin_dir: "/proc".into(),
+        cgroup: "/tmp".into(),
+        ..CaptureConfig::default()
+    };
     match Capture::open(&config).err() {
         Some(CaptureError::Unsupported { missing }) => {
             assert!(matches!(missing[..], [Missing::Bpffs { .. }, Missing::Cgroup { .. }]));

@@ -83,7 +83,8 @@ pub(crate) const FAIR: [&Load; 2] = [
 ];
 
 /// The rows that are no loads through the lanes.
-pub(crate) const OTHERS: &[&str] = &["memory", "workloads-10000", "workloads-100000", "dns", "fair"];
+pub(crate) const OTHERS: &[&str] =
+    &["memory", "workloads-10000", "workloads-100000", "dns", "fair"];
 
 /// Whether `names` asks for `row`; no names ask for all.
 pub(crate) fn is_wanted(names: &[String], row: &str) -> bool {

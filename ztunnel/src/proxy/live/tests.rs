@@ -1,6 +1,6 @@
 //! Which connections are judged again, which are cut, and with what sentence.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use mesh::{
     policy::Policy,
@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::{super::awaited, *};
 use crate::{
     capture::Netns,
-    pods::{CaptureOptions, PodUid},
+    pods::{CaptureOptions, PodUid, SourceAddress},
+    proxy::{PodLimits, Share},
 };
 
 /// A thread's connections and the store that they are judged by.
@@ -35,6 +36,12 @@ fn pod(name: &str) -> Arc<Pod> {
         netns: Arc::new(Netns::open("/proc/self/ns/net".as_ref()).unwrap()),
         ips: vec![],
         capture: CaptureOptions::default(),
+        source_address: SourceAddress::Client,
+        share: Share::new(&PodLimits {
+            connections: NonZeroU32::MIN,
+            tunnels: NonZeroU32::MIN,
+            buffer_bytes: 0,
+        }),
         removed: CancellationToken::new(),
     })
 }

@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{PodState, PodStatus},
-    capture::Netns,
-    pods::{AddError, Announced, CaptureOptions, PodUid},
-    proxy::Pod,
+    capture::{Families, Netns, Scope},
+    config::HostWorkload,
+    pods::{AddError, Announced, CaptureOptions, PodUid, host},
+    proxy::{Node, Pod, Share},
 };
 
 /// An announcement that can be tried again.
@@ -24,7 +25,8 @@ pub(super) struct Wanted {
     pub(super) name: String,
     pub(super) service_account: String,
     pub(super) netns: Arc<Netns>,
-    /// As announced: none asks for those of the default routes.
+    pub(super) scope: Scope,
+    /// As announced: none asks for those of the default routes, or of the whole host.
     ips: Vec<IpAddr>,
     capture: CaptureOptions,
 }
@@ -38,22 +40,53 @@ impl Wanted {
         let Announced { uid, namespace, name, service_account, netns, ips, capture } = announced;
         let netns = Netns::from_fd(netns.into()).map_err(|source| AddError::Enter { source })?;
         let netns = Arc::new(netns);
-        Ok(Self { uid, namespace, name, service_account, netns, ips, capture })
+        let scope = Scope::Pod;
+        Ok(Self { uid, namespace, name, service_account, netns, scope, ips, capture })
+    }
+
+    /// The host itself.
+    ///
+    /// # Errors
+    /// [`AddError::Enter`] if the kernel does not tell of the daemon's own namespace.
+    pub(super) fn host(who: &HostWorkload) -> Result<Self, AddError> {
+        let netns = Netns::home().map_err(|source| AddError::Enter { source })?;
+        Ok(Self {
+            uid: PodUid::parse("host").expect("letters: nothing else is checked"),
+            namespace: who.namespace.clone(),
+            name: who.name.clone(),
+            service_account: who.service_account.clone(),
+            netns: Arc::new(netns),
+            scope: Scope::Host,
+            ips: Vec::new(),
+            capture: CaptureOptions::default(),
+        })
     }
 
     /// The pod to serve, with the addresses of this moment.
     ///
     /// # Errors
     /// It has no address, or more than one of a family.
-    pub(super) fn pod(&self) -> Result<Pod, AddError> {
+    pub(super) fn pod(&self, node: &Node) -> Result<Pod, AddError> {
+        let mut ips = match self.scope {
+            Scope::Pod => addresses(&self.netns, &self.ips)?,
+            Scope::Host => host_addresses()?,
+        };
+        if node.capture.sockets().families == Families::Ipv4 {
+            ips.retain(IpAddr::is_ipv4);
+        }
+        if ips.is_empty() {
+            return Err(AddError::NoAddress);
+        }
         Ok(Pod {
             uid: self.uid.clone(),
             namespace: self.namespace.clone(),
             name: self.name.clone(),
             service_account: self.service_account.clone(),
             netns: self.netns.clone(),
-            ips: addresses(&self.netns, &self.ips)?,
+            ips,
             capture: self.capture.clone(),
+            source_address: self.capture.source_address,
+            share: Share::new(&node.limits),
             removed: CancellationToken::new(),
         })
     }
@@ -86,6 +119,15 @@ fn addresses(netns: &Netns, given: &[IpAddr]) -> Result<Vec<IpAddr>, AddError> {
         }
     }
     Ok(canonical)
+}
+
+/// All of the host's addresses; first those that its default routes use.
+fn host_addresses() -> Result<Vec<IpAddr>, AddError> {
+    let mut ips = default_addresses();
+    let all = host::addresses().map_err(|source| AddError::Addresses { source })?;
+    let others: Vec<_> = all.into_iter().filter(|ip| !ips.contains(ip)).collect();
+    ips.extend(others);
+    Ok(ips)
 }
 
 /// The source addresses that the kernel would choose towards the world. Connecting a UDP socket sends nothing.
