@@ -382,3 +382,24 @@ fn an_application_that_takes_everything_is_told_who_comes_and_for_what() {
     daemon.restart().unwrap();
     expect(&networks.shop, &gateway);
 }
+
+#[test]
+fn without_baggage_the_certificate_alone_names_the_far_end() {
+    let Some(mut networks) = Networks::open() else { return };
+    let daemon = networks.shop.cluster.daemon_mut("b").unwrap();
+    daemon.set_variable("ENABLE_RESPONSE_BAGGAGE", "false");
+    daemon.restart().unwrap();
+    networks.shop.attempt("shop/web", &format!("{}:7000", networks.service())).unwrap();
+    let peers = [("a", "outbound", "dst", "cart"), ("b", "inbound", "src", "web")];
+    for (node, direction, side, name) in peers {
+        let direction = format!("direction=\"{direction}\"");
+        let namespace = format!("{side}.namespace=\"shop\"");
+        let identity = format!("{side}.identity=\"spiffe://cluster.local/ns/shop/sa/{name}\"");
+        wait_for(&format!("the line of node {node}"), IN_FORCE, || {
+            let line = line(networks.daemon(node), &[&direction, &namespace, &identity])?;
+            ensure!(!line.contains(&format!("{side}.workload")), "{line}");
+            Ok(())
+        })
+        .unwrap();
+    }
+}

@@ -229,6 +229,9 @@ mod tests {
         workload old   10.0.0.3
         service  cart  10.1.0.2:80  -> cart:8080
         service  empty 10.1.0.3:80  ->
+        workload ew    203.0.113.5  network=far
+        workload away  -            hbone network=far gateway=203.0.113.5@far
+        service  global 10.1.0.4:80 -> away:8080 san=spiffe://cluster.local/ns/shop/sa/srv
     ";
 
     fn ask(from: &str, to: &str) -> Result<Explanation, BadQuestion> {
@@ -268,6 +271,18 @@ mod tests {
         let plain =
             "Forwarded: forwarded in the clear to cluster//Pod/shop/old, which accepts no tunnels";
         check("shop/web", "10.0.0.3:80", plain);
+    }
+
+    #[test]
+    fn another_network_is_explained_by_its_gateway_and_whom_to_expect_behind_it() {
+        let across = "Forwarded: forwarded to network `far` through its gateway cluster//Pod/shop/ew: \
+                      who is behind it decides";
+        check("shop/web", "10.1.0.4:80", across);
+        let hop = ask("shop/web", "10.1.0.4:80").unwrap().hop.unwrap();
+        let found = (hop.kind, hop.dial.unwrap().to_string(), hop.authority.unwrap());
+        let expected = ("across", "203.0.113.5:15008".to_owned(), "global.shop:80".to_owned());
+        assert_eq!(found, expected);
+        assert_eq!(hop.expect, ["spiffe://cluster.local/ns/shop/sa/srv"]);
     }
 
     #[test]
