@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Action, Mode, NearestMiss, Policies, Policy};
+use super::{Action, NearestMiss, Policies, nearest::EXAMINED};
 use crate::identity::Spiffe;
 
 /// What policies look at in a connection.
@@ -112,13 +112,8 @@ pub fn authorize(
     to: Destination<'_>,
     connection: &Connection<'_>,
 ) -> Result<Permit, Denied> {
-    let enforced = |action| {
-        move |policy: &&Arc<Policy>| policy.action == action && policy.mode == Mode::Enforce
-    };
-    for policy in policies.applying(to).filter(enforced(Action::Deny)) {
-        if let Some(rule) = policy.matching_rule(connection) {
-            return Err(Denied::ByDeny { policy: policy.key.clone(), rule });
-        }
+    if let Some((policy, rule)) = policies.first_match(Action::Deny, to, connection) {
+        return Err(Denied::ByDeny { policy: policy.key.clone(), rule });
     }
     if let Some(rejected) = policies.invalid(to) {
         let (policy, fault) = (rejected.key.clone(), rejected.fault.clone());
@@ -127,12 +122,11 @@ pub fn authorize(
     if let Some(policy) = policies.missing(to).next() {
         return Err(Denied::Missing { policy: policy.clone() });
     }
-    for policy in policies.applying(to).filter(enforced(Action::Allow)) {
-        if let Some(rule) = policy.matching_rule(connection) {
-            return Ok(Permit { grounds: Grounds::Allowed { policy: policy.key.clone(), rule } });
-        }
+    if let Some((policy, rule)) = policies.first_match(Action::Allow, to, connection) {
+        return Ok(Permit { grounds: Grounds::Allowed { policy: policy.key.clone(), rule } });
     }
-    match NearestMiss::among(policies.applying(to).filter(enforced(Action::Allow)), connection) {
+    let nearest = NearestMiss::among(policies.allowing(to, connection, EXAMINED), connection);
+    match nearest {
         Some(nearest) => Err(Denied::NoAllow { nearest }),
         None => Ok(Permit { grounds: Grounds::Unrestricted }),
     }

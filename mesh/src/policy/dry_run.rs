@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Connection, Destination, Mode, Policies};
+use super::{Action, Connection, Destination, Policies};
 
 /// What one dry-run policy would have done.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -50,8 +50,7 @@ pub fn dry_run(
     connection: &Connection<'_>,
 ) -> Vec<DryRun> {
     policies
-        .applying(to)
-        .filter(|policy| policy.mode == Mode::DryRun)
+        .dry_runs(to)
         .filter_map(|policy| {
             let verdict = match (policy.action, policy.matching_rule(connection)) {
                 (Action::Deny, Some(rule)) => DryRunVerdict::Deny { rule },

@@ -4,6 +4,7 @@
 //! user. Pure: nothing here waits, locks, logs or reads a clock, and the caller re-asks when the policies change.
 
 mod authorize;
+mod candidates;
 mod changes;
 mod decode;
 mod dry_run;

@@ -12,6 +12,10 @@ use super::{
 /// How many wanted values a sentence lists.
 const LISTED: usize = 4;
 
+/// How many rules are looked at for the sentence of a refusal. Whoever is refused must not cost more than whoever is
+/// not.
+pub(super) const EXAMINED: usize = 64;
+
 /// The rule that came nearest to allowing a connection: the fewest clauses that fail, then the fewest fields.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum NearestMiss {
@@ -63,22 +67,28 @@ impl fmt::Display for NearestMiss {
 type Distance = (usize, usize);
 
 impl NearestMiss {
-    /// The nearest of policies that did not match, the first among equals; none if there are no policies.
+    /// The nearest of policies that did not match, the first among equals and of as many as are looked at; none if there
+    /// are no policies.
     pub(super) fn among<'a>(
         policies: impl Iterator<Item = &'a Arc<Policy>>,
         connection: &Connection<'_>,
     ) -> Option<Self> {
         let mut without_rules = None;
         let mut best: Option<(Distance, Self)> = None;
+        let mut examined = 0;
         for policy in policies {
             if policy.rules.is_empty() && without_rules.is_none() {
                 without_rules = Some(Self::NoRules { policy: policy.key.clone() });
             }
             for (index, rule) in policy.rules.iter().enumerate() {
+                examined += 1;
                 let distance = rule.distance(connection);
                 if best.as_ref().is_none_or(|(nearest, _)| distance < *nearest) {
                     best = Some((distance, Self::of(policy, index, rule, connection)));
                 }
+            }
+            if examined >= EXAMINED {
+                break;
             }
         }
         best.map(|(_, miss)| miss).or(without_rules)

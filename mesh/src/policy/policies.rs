@@ -7,19 +7,28 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{Destination, Policy, Rejected, Scope};
-
-/// Policies by key, in the order of their keys.
-type ByKey = OrdMap<Arc<str>, Arc<Policy>>;
+use super::{
+    Action, Connection, Destination, Mode, Policy, Rejected, Scope,
+    candidates::{ByKey, Candidates},
+};
 
 /// Every policy of the mesh.
 #[derive(Clone, Debug, Default)]
 pub struct Policies {
     pub(super) by_key: ByKey,
-    global: ByKey,
-    by_namespace: OrdMap<Arc<str>, ByKey>,
+    global: Group,
+    by_namespace: OrdMap<Arc<str>, Arc<Group>>,
     /// Those whose last version cannot be understood, whether an older one is held or not.
     pub(super) rejected: OrdMap<Arc<str>, Arc<Rejected>>,
+}
+
+/// The policies for everyone, or those of a namespace.
+#[derive(Clone, Debug, Default)]
+struct Group {
+    all: ByKey,
+    deny: Candidates,
+    allow: Candidates,
+    dry_run: ByKey,
 }
 
 impl Policies {
@@ -29,12 +38,10 @@ impl Policies {
         self.remove(&policy.key);
         self.by_key.insert(policy.key.clone(), policy.clone());
         match policy.scope {
-            Scope::Global => {
-                self.global.insert(policy.key.clone(), policy);
-            }
+            Scope::Global => self.global.insert(policy),
             Scope::Namespace => {
                 let namespace = self.by_namespace.entry(policy.namespace.clone()).or_default();
-                namespace.insert(policy.key.clone(), policy);
+                Arc::make_mut(namespace).insert(policy);
             }
             Scope::WorkloadSelector => {}
         }
@@ -45,13 +52,12 @@ impl Policies {
         self.rejected.remove(key);
         let Some(policy) = self.by_key.remove(key) else { return };
         match policy.scope {
-            Scope::Global => {
-                self.global.remove(key);
-            }
+            Scope::Global => self.global.remove(&policy),
             Scope::Namespace => {
                 if let Some(namespace) = self.by_namespace.get_mut(&policy.namespace) {
-                    namespace.remove(key);
-                    if namespace.is_empty() {
+                    let namespace = Arc::make_mut(namespace);
+                    namespace.remove(&policy);
+                    if namespace.all.is_empty() {
                         self.by_namespace.remove(&policy.namespace);
                     }
                 }
@@ -98,7 +104,56 @@ impl Policies {
 
     /// The policies that apply to a workload: global ones, those of its namespace, those it names.
     pub fn applying<'a>(&'a self, to: Destination<'a>) -> impl Iterator<Item = &'a Arc<Policy>> {
-        let namespace = self.by_namespace.get(to.namespace).into_iter().flat_map(OrdMap::values);
+        self.groups(to).flat_map(|group| group.all.values()).chain(self.named(to))
+    }
+
+    /// The first enforced policy of an action that applies and matches, and its first rule that does, counted from 1.
+    pub(super) fn first_match<'a>(
+        &'a self,
+        action: Action,
+        to: Destination<'a>,
+        connection: &Connection<'_>,
+    ) -> Option<(&'a Arc<Policy>, usize)> {
+        let mut groups = self.groups(to);
+        let in_group = |group: &'a Group| group.of(action).first_match(connection);
+        groups.find_map(in_group).or_else(|| {
+            let named = self.named(to).filter(|policy| policy.enforces(action));
+            named.filter_map(|one| Some((one, one.matching_rule(connection)?))).next()
+        })
+    }
+
+    /// The enforced ALLOW policies that apply; of many those first that share something with the connection.
+    pub(super) fn allowing<'a>(
+        &'a self,
+        to: Destination<'a>,
+        connection: &Connection<'_>,
+        many: usize,
+    ) -> impl Iterator<Item = &'a Arc<Policy>> {
+        let count: usize = self.groups(to).map(|group| group.allow.all().len()).sum();
+        let likely = |group: &'a Group| group.allow.likely(connection, many);
+        let likely: Vec<_> =
+            if count > many { self.groups(to).flat_map(likely).collect() } else { Vec::new() };
+        let all = self.groups(to).flat_map(|group| group.allow.all().values());
+        let named = self.named(to).filter(|policy| policy.enforces(Action::Allow));
+        likely.into_iter().chain(all).chain(named)
+    }
+
+    /// The policies in dry-run mode that apply to a workload.
+    pub(super) fn dry_runs<'a>(
+        &'a self,
+        to: Destination<'a>,
+    ) -> impl Iterator<Item = &'a Arc<Policy>> {
+        let named = self.named(to).filter(|policy| policy.mode == Mode::DryRun);
+        self.groups(to).flat_map(|group| group.dry_run.values()).chain(named)
+    }
+
+    fn groups<'a>(&'a self, to: Destination<'a>) -> impl Iterator<Item = &'a Group> {
+        let namespace = self.by_namespace.get(to.namespace).map(|group| &**group);
+        std::iter::once(&self.global).chain(namespace)
+    }
+
+    /// The policies that apply only because the workload names them.
+    fn named<'a>(&'a self, to: Destination<'a>) -> impl Iterator<Item = &'a Arc<Policy>> {
         // What applies anyway does not apply twice because it is also named.
         let applies_anyway = move |policy: &Policy| match policy.scope {
             Scope::Global => true,
@@ -106,8 +161,7 @@ impl Policies {
             Scope::WorkloadSelector => false,
         };
         let named = to.policies.iter().filter_map(|key| self.by_key.get(key));
-        let named = named.filter(move |policy| !applies_anyway(policy));
-        self.global.values().chain(namespace).chain(named)
+        named.filter(move |policy| !applies_anyway(policy))
     }
 
     /// The first policy that would apply to a workload, cannot be understood, and has no older version.
@@ -122,12 +176,51 @@ impl Policies {
     }
 }
 
+impl Group {
+    fn insert(&mut self, policy: Arc<Policy>) {
+        match policy.mode {
+            Mode::Enforce => self.of_mut(policy.action).insert(&policy),
+            Mode::DryRun => {
+                self.dry_run.insert(policy.key.clone(), policy.clone());
+            }
+        }
+        self.all.insert(policy.key.clone(), policy);
+    }
+
+    fn remove(&mut self, policy: &Policy) {
+        self.all.remove(&policy.key);
+        match policy.mode {
+            Mode::Enforce => self.of_mut(policy.action).remove(policy),
+            Mode::DryRun => {
+                self.dry_run.remove(&policy.key);
+            }
+        }
+    }
+
+    fn of(&self, action: Action) -> &Candidates {
+        match action {
+            Action::Allow => &self.allow,
+            Action::Deny => &self.deny,
+        }
+    }
+
+    fn of_mut(&mut self, action: Action) -> &mut Candidates {
+        match action {
+            Action::Allow => &mut self.allow,
+            Action::Deny => &mut self.deny,
+        }
+    }
+}
+
+impl Policy {
+    fn enforces(&self, action: Action) -> bool {
+        self.action == action && self.mode == Mode::Enforce
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{Action, Mode, Reach},
-        *,
-    };
+    use super::{super::Reach, *};
 
     fn policy(key: &str, scope: Scope) -> Policy {
         let (namespace, name) = key.split_once('/').unwrap();

@@ -64,9 +64,11 @@ fn matches(one: &Match, c: &Connection<'_>) -> bool {
         && field(&one.destination_ports, |port| *port == c.destination.port())
 }
 
-fn policy_matches(policy: &Policy, c: &Connection<'_>) -> bool {
-    let mut some_rule = false;
+/// The first rule that matches, counted from 1.
+fn matching_rule(policy: &Policy, c: &Connection<'_>) -> Option<usize> {
+    let mut number = 0;
     for rule in &policy.rules {
+        number += 1;
         let mut every_clause = true;
         for clause in &rule.clauses {
             let mut some_match = clause.matches.is_empty();
@@ -75,45 +77,60 @@ fn policy_matches(policy: &Policy, c: &Connection<'_>) -> bool {
             }
             every_clause &= some_match;
         }
-        some_rule |= every_clause;
+        if every_clause {
+            return Some(number);
+        }
     }
-    some_rule
+    None
 }
 
-/// Denied, or allowed, by a look at every policy there is.
-fn expected(policies: &[Policy], to: Destination<'_>, c: &Connection<'_>) -> &'static str {
-    let applies = |policy: &&Policy| {
-        let named = to.policies.contains(&policy.key);
-        policy.mode == Mode::Enforce
-            && (policy.scope == Scope::Global
-                || (policy.scope == Scope::Namespace && &*policy.namespace == to.namespace)
-                || named)
+/// What is decided and by which rule, by a look at every policy there is: those for everyone, those of the namespace, those
+/// that are named.
+fn expected(policies: &[Policy], to: Destination<'_>, c: &Connection<'_>) -> String {
+    let mut sorted: Vec<&Policy> = policies.iter().collect();
+    sorted.sort_by(|a, b| a.key.cmp(&b.key));
+    let global = |policy: &&Policy| policy.scope == Scope::Global;
+    let own =
+        |policy: &&Policy| policy.scope == Scope::Namespace && &*policy.namespace == to.namespace;
+    let mut candidates: Vec<&Policy> = sorted.iter().copied().filter(global).collect();
+    candidates.extend(sorted.iter().copied().filter(own));
+    for key in to.policies {
+        let named = sorted.iter().copied().find(|policy| policy.key == *key);
+        candidates.extend(named.filter(|policy| !global(policy) && !own(policy)));
+    }
+    let of = |action| {
+        let enforced =
+            move |policy: &&&Policy| policy.mode == Mode::Enforce && policy.action == action;
+        candidates.iter().filter(enforced)
     };
-    let candidates: Vec<&Policy> = policies.iter().filter(applies).collect();
-    let of = |action| candidates.iter().filter(move |policy| policy.action == action);
-    if of(Action::Deny).any(|policy| policy_matches(policy, c)) {
-        return "denied";
+    let first = |action| {
+        let mut rules = of(action).filter_map(|one| Some((one, matching_rule(one, c)?)));
+        rules.next().map(|(one, rule)| format!("rule {rule} of {}", one.key))
+    };
+    if let Some(rule) = first(Action::Deny) {
+        return format!("denied by {rule}");
     }
-    if to.policies.iter().any(|key| !policies.iter().any(|policy| policy.key == *key)) {
-        return "missing";
+    if let Some(key) = to.policies.iter().find(|key| !policies.iter().any(|one| one.key == **key)) {
+        return format!("{key} is missing");
     }
-    if of(Action::Allow).next().is_none() {
-        return "unrestricted";
+    match first(Action::Allow) {
+        Some(rule) => format!("allowed by {rule}"),
+        None if of(Action::Allow).next().is_none() => "unrestricted".to_owned(),
+        None => "no allow".to_owned(),
     }
-    if of(Action::Allow).any(|policy| policy_matches(policy, c)) { "allowed" } else { "no allow" }
 }
 
-fn found(policies: &Policies, to: Destination<'_>, c: &Connection<'_>) -> &'static str {
+fn found(policies: &Policies, to: Destination<'_>, c: &Connection<'_>) -> String {
     match authorize(policies, to, c) {
         Ok(permit) => match permit.grounds() {
-            Grounds::Unrestricted => "unrestricted",
-            Grounds::Allowed { .. } => "allowed",
-            Grounds::Originated => "originated",
+            Grounds::Unrestricted => "unrestricted".to_owned(),
+            Grounds::Allowed { policy, rule } => format!("allowed by rule {rule} of {policy}"),
+            Grounds::Originated => "originated".to_owned(),
         },
-        Err(Denied::ByDeny { .. }) => "denied",
-        Err(Denied::Invalid { .. }) => "invalid",
-        Err(Denied::Missing { .. }) => "missing",
-        Err(Denied::NoAllow { .. }) => "no allow",
+        Err(Denied::ByDeny { policy, rule }) => format!("denied by rule {rule} of {policy}"),
+        Err(Denied::Missing { policy }) => format!("{policy} is missing"),
+        Err(Denied::Invalid { policy, .. }) => format!("{policy} is invalid"),
+        Err(Denied::NoAllow { .. }) => "no allow".to_owned(),
     }
 }
 
@@ -176,7 +193,7 @@ fn some_policy() -> impl Strategy<Value = Policy> {
     let rule = list(clause).prop_map(|clauses| Rule { clauses });
     (
         prop::sample::select(vec!["a", "b"]),
-        0..3_u8,
+        0..6_u8,
         prop::sample::select(vec![Scope::Global, Scope::Namespace, Scope::WorkloadSelector]),
         prop::sample::select(vec![Action::Allow, Action::Deny]),
         prop::sample::select(vec![Mode::Enforce, Mode::Enforce, Mode::Enforce, Mode::DryRun]),
@@ -198,7 +215,8 @@ proptest! {
 
     #[test]
     fn authorize_agrees_with_the_reference(
-        policies in prop::collection::vec(some_policy(), 0..5),
+        policies in prop::collection::vec(some_policy(), 0..16),
+        removed in prop::collection::vec(0..6_u8, 0..3),
         named in prop::collection::vec(prop::sample::select(vec!["a/0", "a/1", "b/0"]), 0..2),
         peer in prop::sample::select(vec![None, Some("spiffe://td/ns/a/sa/b"), Some("spiffe://td/ns/b/sa/a")]),
         source in prop::sample::select(vec!["10.0.0.1:1", "10.0.0.2:1", "192.0.2.1:1", "[fd00::1]:1"]),
@@ -210,6 +228,12 @@ proptest! {
             index.insert(policy.clone());
             all.retain(|held| held.key != policy.key);
             all.push(policy);
+        }
+        // The index has to come out the same whatever was in it before.
+        for name in removed {
+            let key = format!("a/{name}");
+            index.remove(&key);
+            all.retain(|held| *held.key != *key);
         }
         let named: Vec<Arc<str>> = named.into_iter().map(Arc::from).collect();
         let to = Destination { namespace: "a", policies: &named };

@@ -6,6 +6,7 @@
 
 mod endpoints;
 mod large;
+mod policies;
 mod row;
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ const GROUPS: &[(&str, Measure)] = &[
     ("decide-load", large::load),
     ("decide-change", endpoints::change),
     ("decide-endpoint", endpoints::pick),
+    ("decide-policy-1000", policies::decide),
 ];
 
 fn main() -> ExitCode {
