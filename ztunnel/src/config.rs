@@ -58,6 +58,8 @@ pub struct Config {
     /// Data threads. `ZTUNNEL_WORKER_THREADS`: a number, `50%` of the CPUs, or 0 for all. Default one per CPU, at most
     /// `ZTUNNEL_CPU_LIMIT`.
     pub threads: NonZeroUsize,
+    /// Log decisions of policy at info, not debug. `AUTHZ_POLICY_INFO_LOGGING`, default false.
+    pub policy_decisions_at_info: bool,
     /// How long running connections may go on after SIGTERM. `CONNECTION_TERMINATION_DEADLINE`, or five seconds
     /// less than `TERMINATION_GRACE_PERIOD_SECONDS` (one less if that is 10 s or below), default 5 s.
     pub drain_limit: Duration,
@@ -206,6 +208,7 @@ impl Config {
             limits: from.limits(),
             listen: from.listen(),
             threads: from.threads(cpus),
+            policy_decisions_at_info: from.parsed("AUTHZ_POLICY_INFO_LOGGING", false),
             drain_limit: from.drain_limit(),
         };
         if from.errors.is_empty() { Ok(config) } else { Err(from.errors) }

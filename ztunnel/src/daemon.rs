@@ -71,6 +71,7 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
         network: config.node.network.as_str().into(),
         store: Store::new(),
         policies_known: watch::Sender::new(false),
+        policy_decisions_at_info: config.policy_decisions_at_info,
         identities: identities(config)?,
         capture,
         dns: config.dns.clone(),

@@ -87,6 +87,26 @@ pub enum Denied {
     },
 }
 
+impl Denied {
+    /// The policy that decided, `<namespace>/<name>`; none where no policy matched.
+    pub fn policy(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::ByDeny { policy, .. }
+            | Self::Invalid { policy, .. }
+            | Self::Missing { policy } => Some(policy),
+            Self::NoAllow { .. } => None,
+        }
+    }
+
+    /// Its rule that matched, counted from 1.
+    pub fn rule(&self) -> Option<usize> {
+        match self {
+            Self::ByDeny { rule, .. } => Some(*rule),
+            Self::Invalid { .. } | Self::Missing { .. } | Self::NoAllow { .. } => None,
+        }
+    }
+}
+
 impl Permit {
     /// Why the connection may be made.
     pub fn grounds(&self) -> &Grounds {

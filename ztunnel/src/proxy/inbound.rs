@@ -19,7 +19,7 @@ use super::{
     credential::credential,
     dial, failure, judge,
     labels::{self, Trace},
-    live::{Carrier, CutNote, Registered, Subject},
+    live::{CutNote, Subject},
     revocation::{self, Standing},
     thread::{DataThread, LocalPod},
 };
@@ -31,7 +31,6 @@ use crate::{
 /// The two ends of a tunnel.
 struct Ends {
     peer: Spiffe,
-    carrier: Registered,
     standing: Standing,
     client: SocketAddr,
     /// The pod's address and the tunnel port.
@@ -54,9 +53,8 @@ pub(super) async fn serve(
         Err(failure) => return telemetry::refused(Reporter::Destination, client, local, &failure),
     };
     let peer = tunnel.peer().clone();
-    let (carrier, mut order) = thread.live.carrier(&pod.pod, Carrier { peer: peer.clone() });
     let standing = thread.standing(tunnel.peer_chain());
-    let ends = Rc::new(Ends { peer, carrier, standing, client, local });
+    let ends = Rc::new(Ends { peer, standing, client, local });
     let node = thread.node.clone();
     let mut revoked = std::pin::pin!(ends.standing.revoked());
     let mut told = false;
@@ -66,7 +64,6 @@ pub(super) async fn serve(
         tokio::select! {
             // Dropping the tunnel resets what is left of its streams.
             () = pod.pod.removed.cancelled() => return,
-            Ok(_) = &mut order => return,
             () = &mut draining, if !drained => {
                 drained = true;
                 tunnel.drain(Instant::now() + thread.node.drain_limit);
@@ -185,8 +182,7 @@ async fn forward(
         source: ends.client,
         destination: admission.authorize,
     };
-    let (registered, mut order) =
-        thread.live.inbound(&pod.pod, subject.clone(), Some(&ends.carrier));
+    let (registered, mut order) = thread.live.inbound(&pod.pod, subject.clone());
     let permit = tokio::select! {
         biased;
         permit = judge::permit(thread, pod, &subject, &registered, &mut order) => permit,

@@ -1,5 +1,4 @@
-//! The connections of one thread that may have to be cut: by a changed policy, with their pod, with the tunnel that
-//! carries them, at shutdown.
+//! The connections of one thread that may have to be cut: by a changed policy, with their pod, at shutdown.
 //!
 //! In: registrations, each with what policy looks at where policy decides, and each new snapshot. Out: permits, and one
 //! [`Cut`] to a connection that may not go on. Connections are closed by their own tasks. Reads no clock.
@@ -62,10 +61,7 @@ enum What {
         subject: Subject,
         /// How policy stands to it; none while it is not decided on.
         standing: Option<Standing>,
-        /// The tunnel that carries it.
-        carrier: Option<Id>,
     },
-    Carrier(Carrier),
 }
 
 /// What policy looks at in an inbound connection.
@@ -74,13 +70,6 @@ pub(super) struct Subject {
     pub(super) peer: Option<Spiffe>,
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
-}
-
-/// Who opened a tunnel.
-#[derive(Clone, Debug)]
-pub(super) struct Carrier {
-    #[cfg_attr(not(test), expect(dead_code, reason = "certificate revocation lists will ask"))]
-    pub(super) peer: Spiffe,
 }
 
 /// The order to end a connection.
@@ -114,6 +103,23 @@ pub(super) enum NotPermitted {
     },
     /// The pod's record was taken away.
     NoRecord,
+}
+
+/// What came of judging open connections again.
+#[derive(Debug, Default)]
+pub(super) struct JudgedAgain {
+    /// How many were judged.
+    pub(super) count: usize,
+    /// Those that are denied, and were cut.
+    pub(super) cut: Vec<DeniedAgain>,
+}
+
+/// An open connection that policy denies.
+#[derive(Debug)]
+pub(super) struct DeniedAgain {
+    pub(super) pod: Arc<Pod>,
+    pub(super) subject: Subject,
+    pub(super) denied: Denied,
 }
 
 /// Waits for the order to cut a connection, and keeps its sentence for the record.
@@ -159,19 +165,8 @@ impl Live {
         self: &Rc<Self>,
         pod: &Arc<Pod>,
         subject: Subject,
-        carrier: Option<&Registered>,
     ) -> (Registered, oneshot::Receiver<Cut>) {
-        let carrier = carrier.map(|carrier| carrier.id);
-        self.register(pod, What::Inbound { subject, standing: None, carrier })
-    }
-
-    /// Enters a tunnel that a peer opened to a pod.
-    pub(super) fn carrier(
-        self: &Rc<Self>,
-        pod: &Arc<Pod>,
-        carrier: Carrier,
-    ) -> (Registered, oneshot::Receiver<Cut>) {
-        self.register(pod, What::Carrier(carrier))
+        self.register(pod, What::Inbound { subject, standing: None })
     }
 
     fn register(
@@ -219,43 +214,20 @@ impl Live {
         self.state.borrow_mut().index.observe(pod, snapshot, now);
     }
 
-    /// Judges again what the changes up to `snapshot` can concern, and cuts what is denied. Says how many were judged.
-    pub(super) fn judge(&self, snapshot: &Arc<Snapshot>, now: Instant) -> usize {
+    /// Judges again what the changes up to `snapshot` can concern, and cuts what is denied.
+    pub(super) fn judge(&self, snapshot: &Arc<Snapshot>, now: Instant) -> JudgedAgain {
         let state = &mut *self.state.borrow_mut();
         let older = std::mem::replace(&mut state.judged, snapshot.clone());
         let mut concerned = state.index.concerned(&older, snapshot, now);
         concerned.append(&mut state.early);
         concerned.extend(state.index.provisional());
-        for id in &concerned {
-            state.judge_again(*id, snapshot, now);
-        }
-        concerned.len()
+        let cut = concerned.iter().filter_map(|id| state.judge_again(*id, snapshot, now)).collect();
+        JudgedAgain { count: concerned.len(), cut }
     }
 
     /// When to judge again although nothing changed.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         self.state.borrow().index.deadline(now)
-    }
-
-    /// Cuts the tunnels of which `why_not` gives a sentence, and what they carry.
-    #[cfg_attr(not(test), expect(dead_code, reason = "certificate revocation lists will ask"))]
-    pub(super) fn cut_carriers(&self, why: Abort, why_not: impl Fn(&Carrier) -> Option<String>) {
-        let state = &mut *self.state.borrow_mut();
-        let carriers = state.entries.iter().filter_map(|(id, entry)| match &entry.what {
-            What::Carrier(carrier) => Some((*id, why_not(carrier)?)),
-            What::Inbound { .. } | What::Outbound => None,
-        });
-        let cut: BTreeMap<Id, String> = carriers.collect();
-        for (id, entry) in &mut state.entries {
-            let carried_by = match &entry.what {
-                What::Carrier(_) => Some(id),
-                What::Inbound { carrier, .. } => carrier.as_ref(),
-                What::Outbound => None,
-            };
-            if let Some(error) = carried_by.and_then(|carrier| cut.get(carrier)) {
-                entry.cut(why, error.clone());
-            }
-        }
     }
 
     /// Cuts what belongs to a removed pod.
@@ -291,7 +263,7 @@ impl State {
         snapshot: &Snapshot,
         now: Instant,
     ) -> Result<Permit, NotPermitted> {
-        let Some(Entry { pod, what: What::Inbound { subject, standing, .. }, .. }) =
+        let Some(Entry { pod, what: What::Inbound { subject, standing }, .. }) =
             self.entries.get_mut(&id)
         else {
             return Err(NotPermitted::NoRecord);
@@ -324,27 +296,28 @@ impl State {
     }
 
     /// Judges an open connection again. One that is not decided on yet asks by itself.
-    fn judge_again(&mut self, id: Id, snapshot: &Snapshot, now: Instant) {
-        let open = |entry: &Entry| matches!(entry.what, What::Inbound { standing: Some(_), .. });
-        if !self.entries.get(&id).is_some_and(open) {
-            return;
-        }
+    fn judge_again(&mut self, id: Id, snapshot: &Snapshot, now: Instant) -> Option<DeniedAgain> {
+        let open = |entry: &&Entry| matches!(entry.what, What::Inbound { standing: Some(_), .. });
+        self.entries.get(&id).filter(open)?;
         let judged = self.decide(id, snapshot, now);
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        let What::Inbound { subject, standing, .. } = &mut entry.what else { return };
+        let entry = self.entries.get_mut(&id)?;
+        let What::Inbound { subject, standing } = &mut entry.what else { return None };
         let index = self.index.pod(&entry.pod);
         match judged {
-            Ok(_) | Err(NotPermitted::NoRecord) => {}
+            Ok(_) | Err(NotPermitted::NoRecord) => None,
             Err(NotPermitted::Denied(denied)) => {
                 if let Some(was) = standing.take() {
                     index.unsettle(id, &subject.peer, &was);
                 }
+                let subject = subject.clone();
                 entry.cut(Abort::PolicyChanged, denied.to_string());
+                Some(DeniedAgain { pod: entry.pod.clone(), subject, denied })
             }
             Err(NotPermitted::Pending { .. }) => {
                 let is = Standing::Provisional;
                 index.settle(id, &subject.peer, standing.as_ref(), is.clone());
                 *standing = Some(is);
+                None
             }
         }
     }
@@ -371,7 +344,7 @@ impl Drop for Registered {
         state.early.remove(&self.id);
         let index = state.index.pod(&entry.pod);
         index.leave(self.id);
-        if let What::Inbound { subject, standing: Some(was), .. } = &entry.what {
+        if let What::Inbound { subject, standing: Some(was) } = &entry.what {
             index.unsettle(self.id, &subject.peer, was);
         }
         state.index.forget_if_unused(&entry.pod);

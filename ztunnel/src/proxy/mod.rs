@@ -8,6 +8,7 @@ mod across;
 mod awaited;
 mod counters;
 mod credential;
+mod denials;
 mod dial;
 mod dry_run;
 mod failure;
@@ -53,6 +54,8 @@ pub struct Node {
     /// Whether the control plane has told its policies. Until then nothing is let in: those of a namespace or of the
     /// whole mesh are named by nobody, so their absence does not show.
     pub policies_known: watch::Sender<bool>,
+    /// Whether decisions of policy are logged at info, not debug.
+    pub policy_decisions_at_info: bool,
     /// Certificates of the node's pods.
     pub identities: Identities,
     /// The kernel's side of capture.

@@ -81,7 +81,7 @@ async fn forward(
     metrics: &ConnectionMetrics,
 ) -> Result<(), Failure> {
     let (client, target) = (subject.source, subject.destination);
-    let (registered, mut order) = thread.live.inbound(&pod.pod, subject.clone(), None);
+    let (registered, mut order) = thread.live.inbound(&pod.pod, subject.clone());
     let permit = match judge::permit(thread, pod, &subject, &registered, &mut order).await {
         Ok(permit) => permit,
         Err(failure) => {

@@ -32,6 +32,7 @@ use tokio::{
 use super::{
     Node, Pod,
     accept::{Freed, Kind, accept},
+    denials::Denials,
     dry_run::DryRuns,
     inbound, judge,
     live::Live,
@@ -101,6 +102,7 @@ pub(super) struct DataThread {
     peers: Rc<Peers>,
     /// Tells those who wait for descriptors that a connection has ended.
     pub(super) freed: Rc<Freed>,
+    pub(super) denials: Denials,
     index: usize,
     all: Arc<[Handle]>,
     pods: RefCell<BTreeMap<PodUid, Rc<LocalPod>>>,
@@ -204,6 +206,7 @@ fn start(
             dry_runs: DryRuns::default(),
             peers: Rc::default(),
             freed: Rc::default(),
+            denials: Denials::default(),
             index,
             all,
             pods: RefCell::default(),

@@ -6,7 +6,7 @@ use std::{fmt::Display, net::SocketAddr, sync::Arc};
 
 use mesh::{
     identity::Spiffe,
-    policy::{self, Connection, Denied, DryRunVerdict, Grounds},
+    policy::{self, Connection, DryRunVerdict, Grounds},
     store::{Service, Snapshot, Workload},
     telemetry::Reason,
 };
@@ -170,11 +170,7 @@ pub(super) fn judge(
         Err(denied) => {
             let reason = Reason::from(&denied);
             let sentence = denied.to_string();
-            let (policy, rule) = match denied {
-                Denied::ByDeny { policy, rule } => (Some(policy), Some(rule)),
-                Denied::Invalid { policy, .. } | Denied::Missing { policy } => (Some(policy), None),
-                Denied::NoAllow { .. } => (None, None),
-            };
+            let (policy, rule) = (denied.policy().cloned(), denied.rule());
             (Verdict { allowed: false, sentence, policy, rule, dry_run }, Some(reason))
         }
     }

@@ -99,13 +99,13 @@ impl Bed {
     /// Applies a batch and judges; how many connections were judged again.
     fn apply(&self, updates: impl IntoIterator<Item = Update>) -> usize {
         self.store.apply(updates);
-        self.live.judge(&self.store.load(), self.now)
+        self.live.judge(&self.store.load(), self.now).count
     }
 
     /// A decided connection to a served pod.
     fn open(&self, pod: &Arc<Pod>, account: Option<&str>) -> Order {
         self.live.serve(pod, &self.store.load(), self.now);
-        let (connection, order) = self.live.inbound(pod, subject(account), None);
+        let (connection, order) = self.live.inbound(pod, subject(account));
         self.decide(&connection).unwrap();
         (connection, order)
     }
@@ -192,7 +192,7 @@ fn a_record_that_names_another_policy_concerns_its_connections() {
 #[test]
 fn a_change_between_registration_and_decision_is_seen_by_the_decision() {
     let bed = Bed::new([record("a", &[])]);
-    let (connection, _order) = bed.live.inbound(&pod("a"), subject(None), None);
+    let (connection, _order) = bed.live.inbound(&pod("a"), subject(None));
     let judged = bed.apply([policy(Action::Deny, "shop/d", Scope::Namespace, &["*"])]);
     assert_eq!(judged, 0, "it is not open");
     assert!(matches!(bed.decide(&connection), Err(NotPermitted::Denied(_))));
@@ -215,7 +215,7 @@ fn a_policy_named_moments_ago_is_pending_and_then_missing() {
     let a = pod("a");
     bed.live.serve(&a, &bed.store.load(), bed.now);
     let named = bed.now;
-    let (connection, _order) = bed.live.inbound(&a, subject(None), None);
+    let (connection, _order) = bed.live.inbound(&a, subject(None));
     match bed.decide(&connection) {
         Err(NotPermitted::Pending { until, .. }) => assert_eq!(until, named + awaited::LIMIT),
         other => panic!("{other:?}"),
@@ -278,31 +278,9 @@ fn a_bounded_number_of_connections_waits_for_each_pod() {
 }
 
 #[test]
-fn a_tunnel_that_is_cut_takes_along_what_it_carries() {
-    let bed = Bed::new([record("a", &[])]);
-    let a = pod("a");
-    let carrier = |account: &str| {
-        let peer = Spiffe::new("cluster.local", "shop", account).unwrap();
-        bed.live.carrier(&a, Carrier { peer })
-    };
-    let (revoked, mut revoked_order) = carrier("web");
-    let (good, mut good_order) = carrier("near");
-    let carried = |carrier| bed.live.inbound(&a, subject(None), Some(carrier));
-    let (mut of_revoked, mut of_good) = (carried(&revoked), carried(&good));
-    let mut plaintext = bed.open(&a, None);
-    bed.live.cut_carriers(Abort::PolicyChanged, |carrier| {
-        (carrier.peer.service_account() == "web").then(|| "serial 12 is revoked".to_owned())
-    });
-    assert_eq!(revoked_order.try_recv().unwrap().error, "serial 12 is revoked");
-    assert!(cut(&mut of_revoked).is_some());
-    assert!(good_order.try_recv().is_err());
-    assert_eq!((cut(&mut of_good), cut(&mut plaintext)), (None, None));
-}
-
-#[test]
 fn a_removed_pod_takes_only_its_own_connections() {
     let (live, a, b) = (Rc::new(Live::default()), pod("a"), pod("b"));
-    let (_a, mut of_a) = live.inbound(&a, subject(None), None);
+    let (_a, mut of_a) = live.inbound(&a, subject(None));
     let (_b, mut of_b) = live.outbound(&b);
     live.cut_pod(&a);
     assert_eq!(of_a.try_recv().unwrap().why, Abort::PodRemoved);
