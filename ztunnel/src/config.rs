@@ -99,6 +99,9 @@ pub struct ControlPlaneConfig {
     pub xds_root: PathBuf,
     /// A further name accepted in its certificate. `ALT_XDS_HOSTNAME`.
     pub xds_alt_hostname: Option<String>,
+    /// Whether single addresses are asked for when somebody needs them, instead of all there are. `XDS_ON_DEMAND`,
+    /// default false.
+    pub on_demand: bool,
     /// Certificate service. `CA_ADDRESS`, default the xDS address.
     pub ca_address: String,
     /// Roots of the certificate service's own certificate (PEM file). `CA_ROOT_CA`.
@@ -250,6 +253,7 @@ impl Reader<'_> {
         ControlPlaneConfig {
             ca_address: self.url("CA_ADDRESS", &xds_address),
             xds_address,
+            on_demand: self.parsed("XDS_ON_DEMAND", false),
             xds_root: self.text("XDS_ROOT_CA", ROOT).into(),
             xds_alt_hostname: self.optional("ALT_XDS_HOSTNAME"),
             ca_root: self.text("CA_ROOT_CA", ROOT).into(),

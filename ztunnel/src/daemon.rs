@@ -17,7 +17,7 @@ use mesh::{
     identity::{CaClient, Identities},
     store::Store,
     telemetry::{self, LogHandle, Metrics},
-    xds::{self, Roots, ServerConfig, Token, XdsConfig, XdsStatus},
+    xds::{self, OnDemand, Roots, ServerConfig, Token, XdsConfig, XdsStatus},
 };
 use serde_json::json;
 use tokio::{
@@ -70,6 +70,11 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
     let node = Arc::new(Node {
         network: config.node.network.as_str().into(),
         store: Store::new(),
+        on_demand: if config.control_plane.on_demand {
+            OnDemand::asking()
+        } else {
+            OnDemand::everything()
+        },
         policies_known: watch::Sender::new(false),
         policy_decisions_at_info: config.policy_decisions_at_info,
         identities: identities(config)?,
@@ -283,6 +288,7 @@ fn subscribe(
             own.instance_ip, own.pod_name
         ),
         node_metadata,
+        on_demand: node.on_demand.clone(),
     };
     let (status, followed) = watch::channel(XdsStatus::default());
     spawn_local(xds::run(xds, node.store.clone(), status));

@@ -6,7 +6,7 @@
 use std::{
     convert::Infallible,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use metrics::{counter, gauge, histogram};
@@ -24,9 +24,10 @@ use tonic::{Code, Request, Streaming};
 use tracing::{info, warn};
 
 use super::{
-    Handled, ResourceType, ServerError, Session, XdsConfig, XdsStatus,
+    Handled, Rejected, ResourceType, Scope, ServerError, Session, XdsConfig, XdsStatus,
     backoff::{Attempt, Backoff},
     session::complaint,
+    subscription,
 };
 use crate::{policy::Reach, store::Store};
 
@@ -55,7 +56,8 @@ pub async fn run(
     store: Arc<Store>,
     status: watch::Sender<XdsStatus>,
 ) -> Infallible {
-    let mut session = Session::new(config.node());
+    let scope = if config.on_demand.is_asking() { Scope::OnDemand } else { Scope::Everything };
+    let mut session = Session::new(config.node(), scope);
     let mut backoff = Backoff::default();
     loop {
         let mut attempt = Attempt::Fruitless;
@@ -64,6 +66,7 @@ pub async fn run(
         let error = ended.sentence();
         let delay = backoff.after(attempt, rand::random());
         warn!(server = config.server.address, error, retry_in = ?delay, "xds stream ended");
+        gauge!("aquifer_xds_connected").set(0);
         status.send_modify(|status| {
             status.connected = false;
             status.last_error = error;
@@ -85,25 +88,34 @@ async fn follow(
         Err(ended) => return ended,
     };
     info!(server = config.server.address, "xds stream open");
+    gauge!("aquifer_xds_connected").set(1);
     status.send_modify(|status| status.connected = true);
     loop {
-        let response = match responses.message().await {
-            Ok(Some(response)) => response,
-            Ok(None) => return Ended::Complete,
-            Err(status) => return Ended::from(status),
+        let replies = tokio::select! {
+            response = responses.message() => match response {
+                Ok(Some(response)) => {
+                    *attempt = Attempt::Served;
+                    let handled = handle(session, store, status, response);
+                    config.on_demand.answered(&handled.named, &handled.absent, Instant::now());
+                    vec![handled.reply]
+                }
+                Ok(None) => return Ended::Complete,
+                Err(status) => return Ended::from(status),
+            },
+            () = config.on_demand.asked() => subscription::change(config, session, store),
         };
-        *attempt = Attempt::Served;
-        let handled = handle(session, store, status, response);
-        if requests.send(handled.reply).await.is_err() {
-            // The transport dropped the request half; the response half tells why.
-            continue;
+        for reply in replies {
+            if requests.send(reply).await.is_err() {
+                // The transport dropped the request half; the response half tells why.
+                break;
+            }
         }
     }
 }
 
 async fn open(
     config: &XdsConfig,
-    session: &Session,
+    session: &mut Session,
 ) -> Result<(mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>), Ended> {
     let server = &config.server;
     let channel = server
@@ -111,8 +123,9 @@ async fn open(
         .connect()
         .await
         .map_err(|source| Ended::Connect { address: server.address.clone(), source })?;
-    let (requests, waiting) = mpsc::channel(REQUESTS_WAITING);
-    for request in session.connected() {
+    let first = session.connected(&config.on_demand.pending());
+    let (requests, waiting) = mpsc::channel(REQUESTS_WAITING.max(first.len()));
+    for request in first {
         requests.try_send(request).expect("the channel is new and holds the first requests");
     }
     let mut call = Request::new(ReceiverStream::new(waiting));
@@ -140,6 +153,9 @@ fn handle(
     let handled = session.response(response, |updates| store.apply(updates));
     tell_rejected_policies(store, &handled);
     histogram!("aquifer_xds_apply_seconds", "url" => url.clone()).record(began.elapsed());
+    let now = SystemTime::now();
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    gauge!("aquifer_xds_last_response_timestamp_seconds", "url" => url.clone()).set(since);
     let (accepted, removed) = (handled.accepted, handled.removed);
     if handled.rejected.is_empty() {
         tracing::debug!(url, accepted, removed, "xds response applied");
@@ -155,8 +171,11 @@ fn handle(
         );
     }
     if let Some(resource_type) = handled.resource_type {
-        let resources = session.held(resource_type).len();
-        status.send_modify(|s| s.handled(resource_type, &handled, resources, SystemTime::now()));
+        let held = session.held(resource_type).len();
+        let faulty = session.faulty(resource_type);
+        gauge!("aquifer_xds_rejected_resources", "url" => url).set(faulty.len() as f64);
+        let faulty: Vec<Rejected> = faulty.cloned().collect();
+        status.send_modify(|s| s.handled(resource_type, &handled, held, faulty, now));
     }
     handled
 }

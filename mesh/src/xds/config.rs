@@ -7,6 +7,7 @@ use proto::{
     google::{ListValue, Struct, Value, value::Kind},
 };
 
+use super::OnDemand;
 use crate::identity::ServerConfig;
 
 /// Where configuration comes from and who asks.
@@ -19,9 +20,16 @@ pub struct XdsConfig {
     pub node_id: String,
     /// Node metadata, such as `NODE_NAME` and `CLUSTER_ID`.
     pub node_metadata: BTreeMap<String, serde_json::Value>,
+    /// Whether the node wants all addresses there are, or asks for single ones.
+    pub on_demand: OnDemand,
 }
 
 impl XdsConfig {
+    /// The Kubernetes node, as the metadata has it.
+    pub(super) fn node_name(&self) -> &str {
+        self.node_metadata.get("NODE_NAME").and_then(|name| name.as_str()).unwrap_or_default()
+    }
+
     pub(super) fn node(&self) -> Node {
         let fields =
             self.node_metadata.iter().map(|(key, value)| (key.clone(), struct_value(value)));

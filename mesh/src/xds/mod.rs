@@ -9,11 +9,18 @@ mod client;
 #[cfg(test)]
 mod client_tests;
 mod config;
+mod faults;
+mod names;
+mod on_demand;
 mod session;
+#[cfg(test)]
+mod session_tests;
 mod status;
+mod subscription;
 
 pub use crate::identity::{Roots, ServerConfig, ServerError, Token};
 pub use client::run;
 pub use config::XdsConfig;
-pub use session::{Handled, Rejected, ResourceType, Session};
+pub use on_demand::{Key, Lookup, Named, OnDemand};
+pub use session::{Handled, Rejected, ResourceType, Scope, Session};
 pub use status::{TypeStatus, XdsStatus};

@@ -3,7 +3,7 @@
 //! In: that a stream is open, and the server's responses. Out: requests to send, updates to apply, what was rejected
 //! and why. Does no I/O and keeps no clock; what it holds outlives streams, so that a new one resumes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use prost::Message;
 use proto::{
@@ -12,14 +12,20 @@ use proto::{
     envoy::{envoy::config::core::v3::Node, google::rpc::Status},
     google::value::Kind,
 };
+use serde::Serialize;
 
+use super::{Named, faults::Fault, names};
 use crate::{
     policy::{Policy, Rejected as RejectedPolicy},
-    store::{DecodeError, Update},
+    store::Update,
 };
 
-/// Rejected resources that a NACK spells out: its text travels in a header of bounded size.
+/// Rejected resources that a NACK spells out.
 const SPELLED_OUT: usize = 20;
+/// Rejected resources that are remembered for operators, of each type.
+const REMEMBERED: usize = 1000;
+/// What istiod receives, as every Go server unless told otherwise: 4 MiB, less some for what is not counted here.
+const LARGEST_REQUEST: usize = (4 << 20) - 4096;
 
 /// The resource types a node subscribes to, in the order of subscription: policies come first, so that a workload
 /// does not arrive before the policy it names.
@@ -65,9 +71,24 @@ impl ResourceType {
     }
 }
 
+/// How much of the addresses a node wants.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Scope {
+    /// All there are.
+    #[default]
+    Everything,
+    /// What it asks for, and what runs on the node itself.
+    OnDemand,
+}
+
 /// The client's side of the protocol, across streams.
 pub struct Session {
     node: Node,
+    scope: Scope,
+    /// Types whose versions were more than a request can carry, so that the next response names everything.
+    anew: [bool; ResourceType::ALL.len()],
+    /// What was rejected and has not been accepted or removed since.
+    faulty: [BTreeMap<Box<str>, Rejected>; ResourceType::ALL.len()],
     /// Version of each resource that was accepted and not removed, by type and name. What was rejected is not here:
     /// the server would not send it again.
     versions: [HashMap<Box<str>, Box<str>>; ResourceType::ALL.len()],
@@ -88,47 +109,101 @@ pub struct Handled {
     pub rejected: Vec<Rejected>,
     /// The ACK or NACK to send.
     pub reply: DeltaDiscoveryRequest,
+    /// What a node that asks for single addresses may have asked for, and got.
+    pub named: Vec<Named>,
+    /// Names of what there is none of.
+    pub absent: Vec<String>,
 }
 
 /// A resource that was not applied, and why.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Rejected {
     /// Its name.
     pub name: String,
+    /// The field that is wrong, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
     /// What is wrong with it.
     pub reason: String,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Fault {
-    #[error("carries no resource")]
-    Empty,
-    #[error("has type {found} in a response of another type")]
-    OtherType { found: String },
-    #[error("{0}")]
-    Protobuf(#[from] prost::DecodeError),
-    #[error("{0}")]
-    Content(#[from] DecodeError),
-}
-
 impl Session {
     /// A session that holds nothing.
-    pub fn new(node: Node) -> Self {
-        Self { node, versions: Default::default(), rejected_policies: HashSet::new() }
+    pub fn new(node: Node, scope: Scope) -> Self {
+        Self {
+            node,
+            scope,
+            anew: Default::default(),
+            faulty: Default::default(),
+            versions: Default::default(),
+            rejected_policies: HashSet::new(),
+        }
     }
 
-    /// A stream is open: the requests to begin it with. They subscribe to everything and tell what is held.
-    pub fn connected(&self) -> [DeltaDiscoveryRequest; ResourceType::ALL.len()] {
-        ResourceType::ALL.map(|resource_type| DeltaDiscoveryRequest {
+    /// A stream is open: the requests to begin it with. They tell what is held, and what has been asked for and not
+    /// answered yet.
+    pub fn connected(&mut self, pending: &[String]) -> Vec<DeltaDiscoveryRequest> {
+        let mut requests = vec![self.subscribe(ResourceType::Authorization)];
+        match self.scope {
+            Scope::Everything => requests.push(self.subscribe(ResourceType::Address)),
+            Scope::OnDemand => requests.extend(self.subscribe_on_demand(pending)),
+        }
+        requests
+    }
+
+    /// Subscribes to everything of a type. If the versions held do not fit into a request, it tells none, and what
+    /// the answer does not name is removed: a trimmed list would leave behind what is gone.
+    fn subscribe(&mut self, resource_type: ResourceType) -> DeltaDiscoveryRequest {
+        let mut request = self.first(resource_type);
+        request.initial_resource_versions = self
+            .held(resource_type)
+            .chain(self.unheld_policies(resource_type))
+            .map(|(name, version)| (name.to_owned(), version.to_owned()))
+            .collect();
+        let anew = request.encoded_len() > LARGEST_REQUEST;
+        if anew {
+            request.initial_resource_versions.clear();
+        }
+        self.anew[resource_type as usize] = anew;
+        request
+    }
+
+    /// Subscribes to nothing but what runs on the node, what is held and what is pending. What does not fit into the
+    /// first request is subscribed to by further ones.
+    fn subscribe_on_demand(&self, pending: &[String]) -> Vec<DeltaDiscoveryRequest> {
+        let mut first = self.first(ResourceType::Address);
+        first.resource_names_subscribe = vec!["*".to_owned()];
+        first.resource_names_unsubscribe = vec!["*".to_owned()];
+        let pending = pending.iter().map(|name| (name.as_str(), ""));
+        let (mut room, mut further) = (LARGEST_REQUEST - first.encoded_len(), Vec::new());
+        for (name, version) in self.held(ResourceType::Address).chain(pending) {
+            // Tag and length of the entry, and of its two fields.
+            let size = name.len() + version.len() + 16;
+            if size <= room {
+                room -= size;
+                first.initial_resource_versions.insert(name.to_owned(), version.to_owned());
+            } else {
+                further.push(name.to_owned());
+            }
+        }
+        let mut requests = vec![first];
+        requests.extend(ask(further));
+        requests
+    }
+
+    fn first(&self, resource_type: ResourceType) -> DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest {
             node: Some(self.node.clone()),
             type_url: resource_type.type_url().to_owned(),
-            initial_resource_versions: self
-                .held(resource_type)
-                .chain(self.rejected(resource_type))
-                .map(|(name, version)| (name.to_owned(), version.to_owned()))
-                .collect(),
             ..DeltaDiscoveryRequest::default()
-        })
+        }
+    }
+
+    /// Forgets that an address is held: it is about to be given up.
+    pub fn forget(&mut self, name: &str) {
+        self.versions[ResourceType::Address as usize].remove(name);
+        self.faulty[ResourceType::Address as usize].remove(name);
     }
 
     /// A response came: passes its updates to `apply` (resources, then removals) and says what to answer.
@@ -139,34 +214,53 @@ impl Session {
         response: DeltaDiscoveryResponse,
         apply: impl FnOnce(&mut dyn Iterator<Item = Update>),
     ) -> Handled {
-        let DeltaDiscoveryResponse { type_url, nonce, resources, removed_resources, .. } = response;
+        let DeltaDiscoveryResponse { type_url, nonce, resources, mut removed_resources, .. } =
+            response;
         let Some(resource_type) = ResourceType::of(&type_url) else {
-            let reason = "this type was not subscribed to".to_owned();
-            let rejected = vec![Rejected { name: type_url.clone(), reason }];
-            let reply = reply(type_url, nonce, &rejected);
-            return Handled { resource_type: None, accepted: 0, removed: 0, rejected, reply };
+            return not_subscribed(type_url, nonce);
         };
+        if std::mem::take(&mut self.anew[resource_type as usize]) {
+            self.remove_unnamed(resource_type, &resources, &mut removed_resources);
+        }
         let removed = removed_resources.len();
+        let asks = self.scope == Scope::OnDemand && resource_type == ResourceType::Address;
+        let absent = if asks { removed_resources.clone() } else { Vec::new() };
         let root_namespace = root_namespace(&self.node).to_owned();
         let mut tally = Tally {
             resource_type,
             versions: &mut self.versions[resource_type as usize],
+            faulty: &mut self.faulty[resource_type as usize],
             rejected_policies: &mut self.rejected_policies,
             root_namespace,
             accepted: 0,
             rejected: Vec::new(),
+            named: asks.then(Vec::new),
         };
         let resources = resources.into_iter().map(Change::Set);
         let removals = removed_resources.into_iter().map(Change::Remove);
         apply(&mut resources.chain(removals).filter_map(|change| tally.update(change)));
-        let Tally { accepted, rejected, .. } = tally;
+        let Tally { accepted, rejected, named, .. } = tally;
         let reply = reply(type_url, nonce, &rejected);
-        Handled { resource_type: Some(resource_type), accepted, removed, rejected, reply }
+        let (resource_type, named) = (Some(resource_type), named.unwrap_or_default());
+        Handled { resource_type, accepted, removed, rejected, reply, named, absent }
+    }
+
+    /// The type was begun anew: what is held and not among `resources` is gone.
+    fn remove_unnamed(
+        &self,
+        resource_type: ResourceType,
+        resources: &[Resource],
+        removed: &mut Vec<String>,
+    ) {
+        let named: HashSet<&str> = resources.iter().map(|one| one.name.as_str()).collect();
+        let held = self.held(resource_type).chain(self.unheld_policies(resource_type));
+        let gone = held.map(|(name, _)| name).filter(|name| !named.contains(name));
+        removed.extend(gone.map(str::to_owned));
     }
 
     /// Names of policies of which no version is held, with a version that no server has: it sends them again, or says
     /// that they are gone.
-    fn rejected(&self, resource_type: ResourceType) -> impl Iterator<Item = (&str, &str)> {
+    fn unheld_policies(&self, resource_type: ResourceType) -> impl Iterator<Item = (&str, &str)> {
         let rejected = match resource_type {
             ResourceType::Authorization => Some(&self.rejected_policies),
             ResourceType::Address => None,
@@ -177,6 +271,51 @@ impl Session {
     /// Name and version of every resource held.
     pub fn held(&self, resource_type: ResourceType) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.versions[resource_type as usize].iter().map(|(name, version)| (&**name, &**version))
+    }
+
+    /// What was rejected and has not been accepted or removed since, by name; at most a thousand.
+    pub fn faulty(&self, resource_type: ResourceType) -> impl ExactSizeIterator<Item = &Rejected> {
+        self.faulty[resource_type as usize].values()
+    }
+}
+
+/// The requests that subscribe to further names, none larger than a server takes.
+pub(super) fn ask(names: Vec<String>) -> Vec<DeltaDiscoveryRequest> {
+    let mut requests: Vec<DeltaDiscoveryRequest> = Vec::new();
+    let mut room = 0;
+    for name in names {
+        // Tag and length, and the type's URL once.
+        let size = name.len() + 8;
+        match requests.last_mut() {
+            Some(request) if size <= room => {
+                room -= size;
+                request.resource_names_subscribe.push(name);
+            }
+            Some(_) | None => {
+                room = (LARGEST_REQUEST - ADDRESS_TYPE.len()).saturating_sub(size);
+                requests.push(DeltaDiscoveryRequest {
+                    type_url: ADDRESS_TYPE.to_owned(),
+                    resource_names_subscribe: vec![name],
+                    ..DeltaDiscoveryRequest::default()
+                });
+            }
+        }
+    }
+    requests
+}
+
+fn not_subscribed(type_url: String, nonce: String) -> Handled {
+    let reason = "this type was not subscribed to".to_owned();
+    let rejected = vec![Rejected { name: type_url.clone(), field: None, reason }];
+    let reply = reply(type_url, nonce, &rejected);
+    Handled {
+        resource_type: None,
+        accepted: 0,
+        removed: 0,
+        rejected,
+        reply,
+        named: Vec::new(),
+        absent: Vec::new(),
     }
 }
 
@@ -191,10 +330,13 @@ enum Change {
 struct Tally<'a> {
     resource_type: ResourceType,
     versions: &'a mut HashMap<Box<str>, Box<str>>,
+    faulty: &'a mut BTreeMap<Box<str>, Rejected>,
     rejected_policies: &'a mut HashSet<Box<str>>,
     root_namespace: String,
     accepted: usize,
     rejected: Vec<Rejected>,
+    /// Wanted only where single addresses are asked for.
+    named: Option<Vec<Named>>,
 }
 
 impl Tally<'_> {
@@ -204,18 +346,18 @@ impl Tally<'_> {
                 Ok(update) => {
                     self.accepted += 1;
                     self.rejected_policies.remove(resource.name.as_str());
+                    self.faulty.remove(resource.name.as_str());
+                    if let Some(named) = &mut self.named {
+                        named.push(names::of(&resource, &update));
+                    }
                     self.versions.insert(resource.name.into(), resource.version.into());
                     Some(update)
                 }
-                Err(fault) => {
-                    let reason = fault.to_string();
-                    let update = self.reject(&resource, &reason);
-                    self.rejected.push(Rejected { name: resource.name, reason });
-                    update
-                }
+                Err(fault) => self.reject(resource, &fault),
             },
             Change::Remove(name) => {
                 self.versions.remove(name.as_str());
+                self.faulty.remove(name.as_str());
                 if self.resource_type == ResourceType::Authorization {
                     self.rejected_policies.remove(name.as_str());
                 }
@@ -225,7 +367,12 @@ impl Tally<'_> {
     }
 
     /// A workload that cannot be understood is as if it had not been sent; a policy denies where it would apply.
-    fn reject(&mut self, resource: &Resource, reason: &str) -> Option<Update> {
+    fn reject(&mut self, resource: Resource, fault: &Fault) -> Option<Update> {
+        let rejected = fault.rejected(&resource.name);
+        if self.faulty.len() < REMEMBERED || self.faulty.contains_key(resource.name.as_str()) {
+            self.faulty.insert(resource.name.as_str().into(), rejected.clone());
+        }
+        self.rejected.push(rejected);
         if self.resource_type != ResourceType::Authorization {
             return None;
         }
@@ -233,7 +380,8 @@ impl Tally<'_> {
             self.rejected_policies.insert(resource.name.as_str().into());
         }
         let bytes = resource.resource.as_ref().map_or(&[][..], |any| &any.value);
-        let rejected = RejectedPolicy::of(&resource.name, bytes, reason, &self.root_namespace);
+        let reason = fault.to_string();
+        let rejected = RejectedPolicy::of(&resource.name, bytes, &reason, &self.root_namespace);
         Some(Update::RejectPolicy(rejected))
     }
 
@@ -264,280 +412,10 @@ fn reply(type_url: String, response_nonce: String, rejected: &[Rejected]) -> Del
 
 /// `name: reason; name: reason`, as the server's operator reads it.
 pub(super) fn complaint(rejected: &[Rejected]) -> String {
-    let spelled: Vec<String> = rejected
-        .iter()
-        .take(SPELLED_OUT)
-        .map(|Rejected { name, reason }| format!("{name}: {reason}"))
-        .collect();
+    let spelled: Vec<String> = rejected.iter().take(SPELLED_OUT).map(ToString::to_string).collect();
     let mut text = spelled.join("; ");
     if let Some(rest) = rejected.len().checked_sub(SPELLED_OUT).filter(|rest| *rest > 0) {
         text.push_str(&format!("; and {rest} more"));
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use proto::google::Any;
-
-    use super::*;
-
-    fn workload(uid: &str, version: &str) -> Resource {
-        let workload = proto::workload::Workload {
-            uid: uid.into(),
-            name: "web".into(),
-            namespace: "shop".into(),
-            addresses: vec![vec![10, 0, 0, 1]],
-            ..Default::default()
-        };
-        resource(uid, version, workload)
-    }
-
-    /// Its address has three bytes.
-    fn bad_workload(uid: &str, version: &str) -> Resource {
-        let addresses = vec![vec![10, 0, 0]];
-        let workload =
-            proto::workload::Workload { uid: uid.into(), addresses, ..Default::default() };
-        resource(uid, version, workload)
-    }
-
-    fn resource(name: &str, version: &str, workload: proto::workload::Workload) -> Resource {
-        use proto::workload::{Address, address::Type};
-        let value = Address { r#type: Some(Type::Workload(workload)) }.encode_to_vec();
-        Resource {
-            name: name.into(),
-            version: version.into(),
-            resource: Some(Any { type_url: ADDRESS_TYPE.into(), value }),
-            ..Default::default()
-        }
-    }
-
-    fn addresses(resources: Vec<Resource>, removed: &[&str]) -> DeltaDiscoveryResponse {
-        DeltaDiscoveryResponse {
-            type_url: ADDRESS_TYPE.into(),
-            nonce: "n1".into(),
-            resources,
-            removed_resources: removed.iter().map(ToString::to_string).collect(),
-            ..Default::default()
-        }
-    }
-
-    fn session() -> Session {
-        Session::new(Node { id: "ztunnel~test".into(), ..Node::default() })
-    }
-
-    /// Handles `response`; the updates as words, then what is held afterwards.
-    fn handle(session: &mut Session, response: DeltaDiscoveryResponse) -> (Vec<String>, Handled) {
-        let mut updates = Vec::new();
-        let handled = session.response(response, |taken| updates.extend(taken.map(|u| word(&u))));
-        (updates, handled)
-    }
-
-    fn word(update: &Update) -> String {
-        match update {
-            Update::Workload(workload) => format!("workload {}", workload.uid),
-            Update::Service(service) => format!("service {}", service.hostname),
-            Update::RemoveAddress(name) => format!("remove {name}"),
-            Update::Policy(policy) => format!("policy {}", policy.key),
-            Update::RejectPolicy(rejected) => format!("reject {}", rejected.key),
-            Update::RemovePolicy(name) => format!("remove policy {name}"),
-        }
-    }
-
-    fn held(session: &Session) -> Vec<String> {
-        let held = session.held(ResourceType::Address);
-        let mut held: Vec<String> =
-            held.map(|(name, version)| format!("{name}@{version}")).collect();
-        held.sort();
-        held
-    }
-
-    fn error(handled: &Handled) -> Option<&str> {
-        handled.reply.error_detail.as_ref().map(|status| status.message.as_str())
-    }
-
-    #[test]
-    fn a_new_stream_subscribes_to_policies_first_and_to_everything() {
-        let requests = session().connected();
-        let types: Vec<&str> = requests.iter().map(|request| request.type_url.as_str()).collect();
-        assert_eq!(types, [AUTHORIZATION_TYPE, ADDRESS_TYPE]);
-        for request in requests {
-            assert_eq!(request.node.unwrap().id, "ztunnel~test");
-            assert!(request.resource_names_subscribe.is_empty());
-            assert!(request.initial_resource_versions.is_empty());
-        }
-    }
-
-    #[test]
-    fn a_good_response_is_applied_and_acknowledged_by_nonce_alone() {
-        let mut session = session();
-        let (updates, handled) = handle(&mut session, addresses(vec![workload("a", "1")], &[]));
-        assert_eq!(updates, ["workload a"]);
-        let ack = DeltaDiscoveryRequest {
-            type_url: ADDRESS_TYPE.into(),
-            response_nonce: "n1".into(),
-            ..Default::default()
-        };
-        assert_eq!(handled.reply, ack);
-        assert_eq!(held(&session), ["a@1"]);
-    }
-
-    #[test]
-    fn one_bad_resource_of_three_is_named_and_the_others_apply() {
-        let mut session = session();
-        let resources = vec![workload("a", "1"), bad_workload("b", "1"), workload("c", "1")];
-        let (updates, handled) = handle(&mut session, addresses(resources, &[]));
-        assert_eq!(updates, ["workload a", "workload c"]);
-        let message = error(&handled).unwrap();
-        assert!(message.starts_with("b: ") && message.contains("addresses"), "{message}");
-        assert_eq!(held(&session), ["a@1", "c@1"], "b would not be sent again");
-    }
-
-    #[test]
-    fn a_rejected_change_leaves_the_accepted_version() {
-        let mut session = session();
-        handle(&mut session, addresses(vec![workload("a", "1")], &[]));
-        handle(&mut session, addresses(vec![bad_workload("a", "2")], &[]));
-        assert_eq!(held(&session), ["a@1"]);
-    }
-
-    fn policies(resources: Vec<Resource>, removed: &[&str]) -> DeltaDiscoveryResponse {
-        DeltaDiscoveryResponse {
-            type_url: AUTHORIZATION_TYPE.into(),
-            ..addresses(resources, removed)
-        }
-    }
-
-    fn policy(name: &str, action: i32) -> Resource {
-        let (namespace, own) = name.split_once('/').unwrap();
-        let value = proto::security::Authorization {
-            name: own.into(),
-            namespace: namespace.into(),
-            action,
-            ..Default::default()
-        }
-        .encode_to_vec();
-        Resource {
-            name: name.into(),
-            version: "1".into(),
-            resource: Some(Any { type_url: AUTHORIZATION_TYPE.into(), value }),
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn a_rejected_policy_is_passed_on_as_rejected() {
-        let mut session = session();
-        let (updates, handled) = handle(&mut session, policies(vec![policy("shop/p", 9)], &[]));
-        assert_eq!(updates, ["reject shop/p"]);
-        assert_eq!(error(&handled), Some("shop/p: action: 9 is not a known value"));
-        assert_eq!((handled.accepted, handled.rejected.len()), (0, 1));
-    }
-
-    #[test]
-    fn a_new_stream_asks_whether_a_rejected_policy_is_still_there() {
-        let told = |session: &Session| {
-            let [authorization, address] = session.connected();
-            assert!(address.initial_resource_versions.is_empty());
-            let versions = authorization.initial_resource_versions;
-            versions.into_iter().map(|(name, version)| name + "@" + &version).collect::<Vec<_>>()
-        };
-        let mut session = session();
-        handle(&mut session, policies(vec![policy("shop/p", 9)], &[]));
-        assert_eq!(told(&session), ["shop/p@"]);
-        handle(&mut session, policies(vec![policy("shop/p", 0)], &[]));
-        handle(&mut session, policies(vec![policy("shop/p", 9)], &[]));
-        assert_eq!(told(&session), ["shop/p@1"], "the older version is held");
-        handle(&mut session, policies(vec![policy("shop/q", 9)], &["shop/p"]));
-        assert_eq!(told(&session), ["shop/q@"]);
-        handle(&mut session, policies(vec![], &["shop/q"]));
-        assert!(told(&session).is_empty());
-    }
-
-    #[test]
-    fn removals_follow_resources_and_are_forgotten() {
-        let mut session = session();
-        handle(&mut session, addresses(vec![workload("a", "1")], &[]));
-        let response = addresses(vec![workload("b", "1")], &["a", "never-seen"]);
-        let (updates, handled) = handle(&mut session, response);
-        assert_eq!(updates, ["workload b", "remove a", "remove never-seen"]);
-        assert_eq!((handled.accepted, handled.removed), (1, 2));
-        assert_eq!(held(&session), ["b@1"]);
-    }
-
-    #[test]
-    fn a_new_stream_tells_every_version_held() {
-        let mut session = session();
-        handle(&mut session, addresses(vec![workload("a", "1"), workload("b", "7")], &[]));
-        handle(&mut session, addresses(vec![workload("a", "2")], &[]));
-        let [authorization, address] = session.connected();
-        assert!(authorization.initial_resource_versions.is_empty());
-        let versions = &address.initial_resource_versions;
-        assert_eq!((versions.len(), &*versions["a"], &*versions["b"]), (2, "2", "7"));
-    }
-
-    #[test]
-    fn a_resource_without_content_or_of_another_type_is_rejected() {
-        let mut empty = workload("a", "1");
-        empty.resource = None;
-        let mut other = workload("b", "1");
-        other.resource.as_mut().unwrap().type_url = AUTHORIZATION_TYPE.into();
-        let mut garbage = workload("c", "1");
-        garbage.resource.as_mut().unwrap().value = vec![0xff; 3];
-        let (updates, handled) =
-            handle(&mut session(), addresses(vec![empty, other, garbage], &[]));
-        assert!(updates.is_empty());
-        let message = error(&handled).unwrap();
-        let expected = format!(
-            "a: carries no resource; b: has type {AUTHORIZATION_TYPE} in a response of another type; c: "
-        );
-        assert!(message.starts_with(&expected), "{message}");
-    }
-
-    #[test]
-    fn a_type_that_was_not_subscribed_to_is_rejected() {
-        let mut response = addresses(vec![workload("a", "1")], &[]);
-        response.type_url = "type.googleapis.com/other".into();
-        let (updates, handled) = handle(&mut session(), response);
-        assert!(updates.is_empty() && handled.resource_type.is_none());
-        let expected = "type.googleapis.com/other: this type was not subscribed to";
-        assert_eq!(error(&handled), Some(expected));
-    }
-
-    #[test]
-    fn a_nack_spells_out_twenty_resources_and_counts_the_rest() {
-        let resources = (0..25).map(|i| bad_workload(&format!("w{i}"), "1")).collect();
-        let (_, handled) = handle(&mut session(), addresses(resources, &[]));
-        let message = error(&handled).unwrap();
-        assert!(message.contains("w19: ") && !message.contains("w20: "), "{message}");
-        assert!(message.ends_with("; and 5 more"), "{message}");
-        assert_eq!(handled.rejected.len(), 25);
-    }
-
-    proptest::proptest! {
-        /// Foreign bytes are rejected or applied, never a panic, and what is held is what was applied.
-        #[test]
-        fn any_bytes_are_applied_or_named(
-            resources in proptest::collection::vec(
-                (proptest::string::string_regex("[a-c]{0,2}").unwrap(), proptest::collection::vec(0u8.., 0..64)),
-                0..6,
-            ),
-            policies: bool,
-        ) {
-            let type_url = if policies { AUTHORIZATION_TYPE } else { ADDRESS_TYPE };
-            let count = resources.len();
-            let resources = resources.into_iter().map(|(name, value)| Resource {
-                name,
-                resource: Some(Any { type_url: type_url.into(), value }),
-                ..Default::default()
-            });
-            let mut response = addresses(resources.collect(), &[]);
-            response.type_url = type_url.into();
-            let (updates, handled) = handle(&mut session(), response);
-            let applied = updates.iter().filter(|update| !update.starts_with("reject ")).count();
-            proptest::prop_assert_eq!(applied, handled.accepted);
-            proptest::prop_assert_eq!(handled.accepted + handled.rejected.len(), count);
-            proptest::prop_assert_eq!(handled.reply.error_detail.is_some(), handled.accepted < count);
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::{Serialize, Serializer, ser::Error};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Handled, ResourceType, session::complaint};
+use super::{Handled, Rejected, ResourceType, session::complaint};
 
 /// The state of the subscription.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -40,6 +40,8 @@ pub struct TypeStatus {
     pub last_nack_message: String,
     /// Resources the last response with a fault was rejected for.
     pub last_nack_resources: usize,
+    /// What was rejected and has not been accepted or removed since, by name; at most a thousand.
+    pub rejected: Vec<Rejected>,
 }
 
 impl XdsStatus {
@@ -61,6 +63,7 @@ impl XdsStatus {
         resource_type: ResourceType,
         handled: &Handled,
         resources: usize,
+        rejected: Vec<Rejected>,
         now: SystemTime,
     ) {
         let status = match resource_type {
@@ -68,6 +71,7 @@ impl XdsStatus {
             ResourceType::Address => &mut self.address,
         };
         status.resources = resources;
+        status.rejected = rejected;
         if handled.rejected.is_empty() {
             status.last_ack = Some(now);
         } else {
@@ -91,20 +95,29 @@ mod tests {
 
     /// What a response with these counts leads to.
     fn handled(accepted: usize, rejected: usize) -> Handled {
-        let one = || super::super::Rejected { name: "a".into(), reason: "is bad".into() };
+        let one =
+            || Rejected { name: "a".into(), field: Some("uid".into()), reason: "is empty".into() };
         Handled {
             resource_type: Some(ResourceType::Address),
             accepted,
             removed: 0,
             rejected: std::iter::repeat_with(one).take(rejected).collect(),
             reply: proto::discovery::DeltaDiscoveryRequest::default(),
+            named: Vec::new(),
+            absent: Vec::new(),
         }
     }
 
     fn accepted_once(accepted: usize, rejected: usize) -> bool {
         let mut status = XdsStatus::default();
         let handled = handled(accepted, rejected);
-        status.handled(ResourceType::Address, &handled, accepted, SystemTime::UNIX_EPOCH);
+        status.handled(
+            ResourceType::Address,
+            &handled,
+            accepted,
+            Vec::new(),
+            SystemTime::UNIX_EPOCH,
+        );
         status.address.accepted_once
     }
 
@@ -118,15 +131,18 @@ mod tests {
     #[test]
     fn moments_are_written_for_people() {
         let mut status = XdsStatus::default();
-        status.handled(ResourceType::Address, &handled(0, 1), 0, SystemTime::UNIX_EPOCH);
+        let handled = handled(0, 1);
+        let rejected = handled.rejected.clone();
+        status.handled(ResourceType::Address, &handled, 0, rejected, SystemTime::UNIX_EPOCH);
         let json = serde_json::to_value(&status.address).unwrap();
         let expected = serde_json::json!({
             "acceptedOnce": false,
             "resources": 0,
             "lastAck": null,
             "lastNack": "1970-01-01T00:00:00Z",
-            "lastNackMessage": "a: is bad",
+            "lastNackMessage": "a: uid: is empty",
             "lastNackResources": 1,
+            "rejected": [{ "name": "a", "field": "uid", "reason": "is empty" }],
         });
         assert_eq!(json, expected);
     }

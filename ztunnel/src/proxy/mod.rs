@@ -27,7 +27,7 @@ mod thread;
 
 use std::{sync::Arc, time::Duration};
 
-use mesh::{hbone::HboneConfig, identity::Identities, store::Store};
+use mesh::{hbone::HboneConfig, identity::Identities, store::Store, xds::OnDemand};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +51,8 @@ pub struct Node {
     pub network: Arc<str>,
     /// Workloads, services, policies.
     pub store: Arc<Store>,
+    /// Where to ask for what the store does not have.
+    pub on_demand: OnDemand,
     /// Whether the control plane has told its policies. Until then nothing is let in: those of a namespace or of the
     /// whole mesh are named by nobody, so their absence does not show.
     pub policies_known: watch::Sender<bool>,
