@@ -56,9 +56,9 @@ pub(crate) struct Arguments {
     /// The client's pod. By default `ztunnel-NODE`, or the waypoint's name.
     #[arg(long)]
     pod: Option<String>,
-    /// Roots of the server's certificate (PEM file).
+    /// Roots of the server's certificate: a PEM file, or `SYSTEM`.
     #[arg(long, default_value = "./var/run/secrets/istio/root-cert.pem")]
-    root: PathBuf,
+    root: String,
     /// Bearer token (file).
     #[arg(long)]
     token: Option<PathBuf>,
@@ -155,10 +155,11 @@ async fn open(
 ) -> Result<(mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>)> {
     let server = ServerConfig {
         address: arguments.from.clone(),
-        roots: Roots::File(arguments.root.clone()),
+        roots: Roots::from_setting(&arguments.root),
         server_name: arguments.server_name.clone(),
         token: arguments.token.clone().map(Token::File),
         cluster_id: arguments.cluster.clone(),
+        headers: Vec::new(),
     };
     let channel = server.endpoint()?.connect().await;
     let channel = channel.with_context(|| format!("connecting to {}", arguments.from))?;

@@ -113,6 +113,7 @@ fn config(address: String, roots: Roots) -> ServerConfig {
         server_name: Some(NAME.into()),
         token: Some(Token::Literal("secret".into())),
         cluster_id: "Kubernetes".into(),
+        headers: Vec::new(),
     }
 }
 

@@ -3,11 +3,19 @@
 //! In: addresses, paths and texts of the configuration. Out: an endpoint to dial and the headers of a call. Files are
 //! read for each connection or call, because roots and tokens are replaced while the process runs.
 
-use std::{fs, io, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tonic::{
-    metadata::{AsciiMetadataValue, errors::InvalidMetadataValue},
+    metadata::{
+        AsciiMetadataKey, AsciiMetadataValue,
+        errors::{InvalidMetadataKey, InvalidMetadataValue},
+    },
     transport::{Certificate, ClientTlsConfig, Endpoint, Uri},
 };
 
@@ -31,6 +39,8 @@ pub struct ServerConfig {
     pub token: Option<Token>,
     /// The header `clusterid`.
     pub cluster_id: String,
+    /// Further headers of every call, name and value.
+    pub headers: Vec<(String, String)>,
 }
 
 /// Root certificates.
@@ -40,6 +50,8 @@ pub enum Roots {
     File(PathBuf),
     /// PEM text.
     Pem(String),
+    /// Those of the system, read for each connection.
+    System,
 }
 
 /// A bearer token.
@@ -50,6 +62,15 @@ pub enum Token {
     /// The token itself.
     Literal(String),
 }
+
+/// Where systems keep their root certificates.
+const SYSTEM_ROOTS: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
 
 /// Why a server cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -108,11 +129,19 @@ pub enum ServerError {
         /// The file.
         path: PathBuf,
     },
+    /// This is no name of a header.
+    #[error("`{name}` is no name of a header")]
+    HeaderName {
+        /// The name.
+        name: String,
+        /// What the library said.
+        source: InvalidMetadataKey,
+    },
     /// A header's value has characters that a header cannot carry.
     #[error("the header {name} cannot carry its value")]
     Header {
         /// The header.
-        name: &'static str,
+        name: String,
         /// What the library said.
         source: InvalidMetadataValue,
     },
@@ -158,14 +187,7 @@ impl ServerConfig {
 
     /// The roots as they are at present, at least one of which is a certificate: the TLS library takes none for none.
     pub(crate) fn roots_pem(&self) -> Result<String, ServerError> {
-        let (origin, pem) = match &self.roots {
-            Roots::File(path) => {
-                let pem = fs::read_to_string(path)
-                    .map_err(|source| ServerError::Roots { path: path.clone(), source })?;
-                (path.display().to_string(), pem)
-            }
-            Roots::Pem(pem) => ("the configuration".into(), pem.clone()),
-        };
+        let (origin, pem) = self.roots.read()?;
         match CertificateDer::from_pem_slice(pem.as_bytes()) {
             Ok(_) => Ok(pem),
             Err(error) => {
@@ -179,12 +201,11 @@ impl ServerConfig {
     ///
     /// # Errors
     /// If the token cannot be read, or a header cannot carry its value.
-    pub fn headers(&self) -> Result<Vec<(&'static str, AsciiMetadataValue)>, ServerError> {
-        let header = |name, value: &str| match value.parse::<AsciiMetadataValue>() {
-            Ok(value) => Ok((name, value)),
-            Err(source) => Err(ServerError::Header { name, source }),
-        };
+    pub fn headers(&self) -> Result<Vec<(AsciiMetadataKey, AsciiMetadataValue)>, ServerError> {
         let mut headers = vec![header("clusterid", &self.cluster_id)?];
+        for (name, value) in &self.headers {
+            headers.push(header(name, value)?);
+        }
         if let Some(token) = &self.token {
             let (name, mut bearer) = header("authorization", &format!("Bearer {}", token.read()?))?;
             bearer.set_sensitive(true);
@@ -194,7 +215,54 @@ impl ServerConfig {
     }
 }
 
+fn header(name: &str, value: &str) -> Result<(AsciiMetadataKey, AsciiMetadataValue), ServerError> {
+    let key = AsciiMetadataKey::from_bytes(name.to_ascii_lowercase().as_bytes())
+        .map_err(|source| ServerError::HeaderName { name: name.to_owned(), source })?;
+    match value.parse::<AsciiMetadataValue>() {
+        Ok(value) => Ok((key, value)),
+        Err(source) => Err(ServerError::Header { name: name.to_owned(), source }),
+    }
+}
+
+impl Roots {
+    /// What a setting means: PEM text, `SYSTEM`, or else the path of a PEM file.
+    pub fn from_setting(text: &str) -> Self {
+        if text.contains("-----BEGIN ") {
+            Self::Pem(text.to_owned())
+        } else if text == "SYSTEM" {
+            Self::System
+        } else {
+            Self::File(text.into())
+        }
+    }
+
+    /// Where they are, in words, and the text.
+    fn read(&self) -> Result<(String, String), ServerError> {
+        let path = match self {
+            Self::Pem(pem) => return Ok(("the configuration".into(), pem.clone())),
+            Self::File(path) => path.as_path(),
+            Self::System => {
+                let mut known = SYSTEM_ROOTS.iter().map(Path::new);
+                known.find(|path| path.exists()).unwrap_or(Path::new(SYSTEM_ROOTS[0]))
+            }
+        };
+        let pem = fs::read_to_string(path)
+            .map_err(|source| ServerError::Roots { path: path.to_owned(), source })?;
+        Ok((path.display().to_string(), pem))
+    }
+}
+
 impl Token {
+    /// What a setting means: a file if there is one of this path, or it has a slash, which no token has; else the token
+    /// itself.
+    pub fn from_setting(text: &str) -> Self {
+        if text.contains('/') || Path::new(text).exists() {
+            Self::File(text.into())
+        } else {
+            Self::Literal(text.to_owned())
+        }
+    }
+
     fn read(&self) -> Result<String, ServerError> {
         match self {
             Self::File(path) => {
@@ -237,6 +305,7 @@ mod tests {
             server_name: None,
             token: Some(Token::Literal("secret".into())),
             cluster_id: "Kubernetes".into(),
+            headers: Vec::new(),
         }
     }
 
@@ -290,5 +359,56 @@ mod tests {
         let bearer = headers.iter().find(|(name, _)| *name == "authorization").unwrap();
         assert_eq!(bearer.1.to_str().unwrap(), "Bearer secret");
         assert!(bearer.1.is_sensitive());
+    }
+
+    #[test]
+    fn further_headers_are_sent_under_lower_case_names() {
+        let headers = vec![("X-Mesh".to_owned(), "a".to_owned())];
+        let sent = ServerConfig { headers, ..server("https://ca") }.headers().unwrap();
+        let sent = sent.iter().find(|(name, _)| *name == "x-mesh").unwrap();
+        assert_eq!(sent.1.to_str().unwrap(), "a");
+        for (name, value, expected) in [
+            ("a b", "c", "`a b` is no name of a header"),
+            ("a", "c\n", "the header a cannot carry its value"),
+        ] {
+            let headers = vec![(name.to_owned(), value.to_owned())];
+            let error = ServerConfig { headers, ..server("https://ca") }.headers().unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn roots_are_a_path_a_text_or_the_systems() {
+        let word = |text: &str| match Roots::from_setting(text) {
+            Roots::File(path) => format!("file {}", path.display()),
+            Roots::Pem(_) => "text".to_owned(),
+            Roots::System => "system".to_owned(),
+        };
+        assert_eq!(word("./root-cert.pem"), "file ./root-cert.pem");
+        assert_eq!(word("-----BEGIN CERTIFICATE-----\n"), "text");
+        assert_eq!(word("SYSTEM"), "system");
+    }
+
+    #[test]
+    fn a_token_is_a_file_or_itself() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let word = |text: &str| format!("{:?}", Token::from_setting(text));
+        let path = file.path().to_str().unwrap();
+        assert_eq!(word(path), format!("File({path:?})"));
+        assert_eq!(word("./not/there/yet"), "File(\"./not/there/yet\")");
+        assert_eq!(word("eyJhbGciOiJSUzI1NiJ9.e30.c2ln"), "Literal(..)");
+    }
+
+    #[test]
+    fn roots_and_tokens_are_read_anew_for_each_call() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let server =
+            ServerConfig { token: Some(Token::File(file.path().into())), ..server("https://ca") };
+        for token in ["first", "second"] {
+            fs::write(file.path(), token).unwrap();
+            let headers = server.headers().unwrap();
+            let bearer = headers.iter().find(|(name, _)| *name == "authorization").unwrap();
+            assert_eq!(bearer.1.to_str().unwrap(), format!("Bearer {token}"));
+        }
     }
 }

@@ -51,6 +51,8 @@ reasons! {
     UnknownSource "unknown_source" Connect;
     /// The control plane has not described the workload that was connected to on this node.
     UnknownDestination "unknown_destination" Connect;
+    /// The control plane did not answer in time what the destination is.
+    LookupTimeout "lookup_timeout" Connect;
     /// The service has no such port.
     UnknownServicePort "unknown_service_port" Connect;
     /// No endpoint of the service is healthy and reachable.

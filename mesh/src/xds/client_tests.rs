@@ -185,6 +185,7 @@ fn server_config(address: String) -> ServerConfig {
         server_name: None,
         token: Some(Token::Literal("secret".into())),
         cluster_id: "Kubernetes".into(),
+        headers: Vec::new(),
     }
 }
 
