@@ -85,30 +85,44 @@ pub struct NodeConfig {
     pub trust_domain: String,
     /// Version told to the control plane and to `istio_build`. `ISTIO_META_ISTIO_VERSION`, default `unknown`.
     pub istio_version: String,
-    /// Further node metadata: every `ISTIO_META_<KEY>`.
-    pub metadata: BTreeMap<String, String>,
+    /// Further node metadata: every `ISTIO_META_<KEY>`, and every `ISTIO_METAJSON_<KEY>` as JSON.
+    pub metadata: BTreeMap<String, serde_json::Value>,
 }
 
 /// Where configuration and certificates come from.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ControlPlaneConfig {
-    /// xDS server. `XDS_ADDRESS`, default `https://istiod.istio-system.svc:15012`; a missing scheme means https.
+    /// xDS server. `XDS_ADDRESS`, default `https://istiod.istio-system.svc:15012`; a missing scheme means https. Empty
+    /// if it is set to nothing: then there is none.
     pub xds_address: String,
-    /// Roots of the xDS server's certificate (PEM file). `XDS_ROOT_CA`.
+    /// Further headers for it: every `XDS_HEADER_<NAME>`.
+    #[serde(skip)]
+    pub xds_headers: Vec<(String, String)>,
+    /// A file of workloads, services and policies in the form of the dump. `LOCAL_XDS_PATH`; it comes before
+    /// `LOCAL_XDS`.
+    pub local_xds_path: Option<PathBuf>,
+    /// The same as text. `LOCAL_XDS`.
+    pub local_xds: Option<String>,
+    /// Roots of the xDS server's certificate: PEM file, PEM text or `SYSTEM`. `XDS_ROOT_CA`.
     pub xds_root: PathBuf,
     /// A further name accepted in its certificate. `ALT_XDS_HOSTNAME`.
     pub xds_alt_hostname: Option<String>,
     /// Whether single addresses are asked for when somebody needs them, instead of all there are. `XDS_ON_DEMAND`,
     /// default false.
     pub on_demand: bool,
+    /// Further headers for the certificate service: every `CA_HEADER_<NAME>`.
+    #[serde(skip)]
+    pub ca_headers: Vec<(String, String)>,
     /// Certificate service. `CA_ADDRESS`, default the xDS address.
     pub ca_address: String,
-    /// Roots of the certificate service's own certificate (PEM file). `CA_ROOT_CA`.
+    /// Roots of the certificate service's own certificate: PEM file, PEM text or `SYSTEM`. `CA_ROOT_CA`.
     pub ca_root: PathBuf,
     /// A further name accepted in its certificate. `ALT_CA_HOSTNAME`.
     pub ca_alt_hostname: Option<String>,
-    /// Bearer token, read anew for each call. `AUTH_TOKEN`, default `./var/run/secrets/tokens/istio-token`.
+    /// Bearer token: a file, read anew for each call, or the token itself. `AUTH_TOKEN`, default
+    /// `./var/run/secrets/tokens/istio-token`.
+    #[serde(skip)]
     pub token_file: PathBuf,
     /// Lifetime asked for in certificates. `SECRET_TTL`, default 24 h.
     pub certificate_lifetime: Duration,
@@ -226,13 +240,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn node(&mut self, host_name: &str) -> NodeConfig {
         let name = self.text("NODE_NAME", host_name);
-        let metadata = self
-            .environment
-            .iter()
-            .filter_map(|(key, value)| {
-                Some((key.strip_prefix("ISTIO_META_")?.to_owned(), value.clone()))
-            })
-            .collect();
+        let metadata = self.metadata();
         let cluster = self.text("CLUSTER_ID", "Kubernetes");
         NodeConfig {
             pod_name: self.text("POD_NAME", &format!("ztunnel-{name}")),
@@ -249,10 +257,16 @@ impl Reader<'_> {
 
     fn control_plane(&mut self) -> ControlPlaneConfig {
         const ROOT: &str = "./var/run/secrets/istio/root-cert.pem";
-        let xds_address = self.url("XDS_ADDRESS", "https://istiod.istio-system.svc:15012");
+        const ISTIOD: &str = "https://istiod.istio-system.svc:15012";
+        let is_disabled = self.environment.get("XDS_ADDRESS").is_some_and(String::is_empty);
+        let server = self.url("XDS_ADDRESS", ISTIOD);
         ControlPlaneConfig {
-            ca_address: self.url("CA_ADDRESS", &xds_address),
-            xds_address,
+            ca_address: self.url("CA_ADDRESS", &server),
+            xds_address: if is_disabled { String::new() } else { server },
+            xds_headers: self.prefixed("XDS_HEADER_"),
+            ca_headers: self.prefixed("CA_HEADER_"),
+            local_xds_path: self.optional("LOCAL_XDS_PATH").map(PathBuf::from),
+            local_xds: self.optional("LOCAL_XDS"),
             on_demand: self.parsed("XDS_ON_DEMAND", false),
             xds_root: self.text("XDS_ROOT_CA", ROOT).into(),
             xds_alt_hostname: self.optional("ALT_XDS_HOSTNAME"),
@@ -261,6 +275,29 @@ impl Reader<'_> {
             token_file: self.text("AUTH_TOKEN", "./var/run/secrets/tokens/istio-token").into(),
             certificate_lifetime: self.duration("SECRET_TTL", Duration::from_secs(86_400)),
         }
+    }
+
+    fn metadata(&mut self) -> BTreeMap<String, serde_json::Value> {
+        let texts = self.prefixed("ISTIO_META_").into_iter();
+        let mut metadata: BTreeMap<_, _> = texts.map(|(key, text)| (key, text.into())).collect();
+        for (key, text) in self.prefixed("ISTIO_METAJSON_") {
+            match serde_json::from_str(&text) {
+                Ok(value) => drop(metadata.insert(key, value)),
+                Err(error) => {
+                    self.refuse("ISTIO_METAJSON_", format!("{key}={text}"), &error.to_string())
+                }
+            }
+        }
+        metadata
+    }
+
+    /// Every variable whose name begins so, by the rest of its name.
+    fn prefixed(&self, prefix: &str) -> Vec<(String, String)> {
+        let named = self.environment.iter();
+        named
+            .filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.to_owned(), value.clone())))
+            .filter(|(rest, _)| !rest.is_empty())
+            .collect()
     }
 
     fn capture(&mut self) -> CaptureSection {
@@ -482,6 +519,31 @@ mod tests {
         assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "50%")]), 1);
         assert_eq!(threads(&[("ZTUNNEL_CPU_LIMIT", "1")]), 1);
         assert_eq!(threads(&[("ZTUNNEL_CPU_LIMIT", "64")]), 2);
+    }
+
+    #[test]
+    fn an_empty_address_disables_xds_and_not_the_certificate_service() {
+        let plane = read(&[("XDS_ADDRESS", "")]).unwrap().control_plane;
+        assert_eq!(plane.xds_address, "");
+        assert_eq!(plane.ca_address, "https://istiod.istio-system.svc:15012");
+    }
+
+    #[test]
+    fn headers_and_metadata_are_taken_by_their_prefixes() {
+        let config = read(&[
+            ("XDS_HEADER_x-a", "1"),
+            ("CA_HEADER_x-b", "2"),
+            ("ISTIO_META_DNS_CAPTURE", "true"),
+            ("ISTIO_METAJSON_LABELS", r#"{"app":"z"}"#),
+        ])
+        .unwrap();
+        let (plane, metadata) = (config.control_plane, config.node.metadata);
+        assert_eq!(plane.xds_headers, [("x-a".to_owned(), "1".to_owned())]);
+        assert_eq!(plane.ca_headers, [("x-b".to_owned(), "2".to_owned())]);
+        assert_eq!(metadata["DNS_CAPTURE"], "true");
+        assert_eq!(metadata["LABELS"]["app"], "z");
+        let error = read(&[("ISTIO_METAJSON_LABELS", "{")]).unwrap_err().remove(0).to_string();
+        assert!(error.starts_with("ISTIO_METAJSON_=LABELS={: EOF"), "{error}");
     }
 
     #[test]

@@ -17,9 +17,8 @@ use mesh::{
     identity::{CaClient, Identities},
     store::Store,
     telemetry::{self, LogHandle, Metrics},
-    xds::{self, OnDemand, Roots, ServerConfig, Token, XdsConfig, XdsStatus},
+    xds::{OnDemand, XdsStatus},
 };
-use serde_json::json;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -31,7 +30,8 @@ use crate::{
     admin::{Addresses, ConnectionTable, Handles, Readiness, Servers},
     admission::AnnouncedAt,
     capture::{Capture, CaptureConfig, Exclusions, Families, KeepAlive, SocketOptions, Sources},
-    config::{Config, ControlPlaneConfig, HostSection, Mode, SocketSection},
+    config::{Config, HostSection, Mode, SocketSection},
+    control_plane,
     identity::{self, metrics::CertificateMetrics},
     pods::{
         AddError, Announced, PodTable,
@@ -106,7 +106,7 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
     let threads = DataThreads::start(&node, config.threads.get())?;
     let pods = Pods::new(node.clone(), threads);
 
-    let xds = subscribe(config, &node, &readiness);
+    let xds = control_plane::follow(config, &node, &readiness)?;
     spawn_local(metrics.clone().keep_up());
     let handles = handles(config, &node, &pods, xds.clone(), log, metrics, &readiness);
     spawn_local(async move {
@@ -215,34 +215,12 @@ fn cgroup_root() -> Option<PathBuf> {
 
 fn identities(config: &Config) -> anyhow::Result<Identities> {
     let plane = &config.control_plane;
-    let server = server(
-        plane,
-        &plane.ca_address,
-        &plane.ca_root,
-        plane.ca_alt_hostname.as_ref(),
-        &config.node.cluster,
-    );
+    let server = control_plane::certificate_service(config);
     let authority = match config.mode {
         Mode::Shared => CaClient::new(server),
         Mode::Dedicated(_) => CaClient::of_caller(server),
     };
     identity::start(&config.identity, plane.certificate_lifetime, authority, &plane.ca_root)
-}
-
-fn server(
-    plane: &ControlPlaneConfig,
-    address: &str,
-    root: &std::path::Path,
-    name: Option<&String>,
-    cluster: &str,
-) -> ServerConfig {
-    ServerConfig {
-        address: address.to_owned(),
-        roots: Roots::File(root.to_owned()),
-        server_name: name.cloned(),
-        token: plane.token_file.exists().then(|| Token::File(plane.token_file.clone())),
-        cluster_id: cluster.to_owned(),
-    }
 }
 
 fn tunnels(config: &Config) -> HboneConfig {
@@ -256,54 +234,6 @@ fn tunnels(config: &Config) -> HboneConfig {
         observer: proxy::observer(),
         ..HboneConfig::default()
     }
-}
-
-/// Follows the control plane for as long as the daemon runs.
-fn subscribe(
-    config: &Config,
-    node: &Arc<Node>,
-    readiness: &Readiness,
-) -> watch::Receiver<XdsStatus> {
-    let (plane, own) = (&config.control_plane, &config.node);
-    let namespace = &own.pod_namespace;
-    let mut node_metadata: std::collections::BTreeMap<String, serde_json::Value> =
-        own.metadata.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
-    node_metadata.extend([
-        ("NAME".to_owned(), json!(own.pod_name)),
-        ("NAMESPACE".to_owned(), json!(namespace)),
-        ("INSTANCE_IPS".to_owned(), json!(own.instance_ip.to_string())),
-        ("NODE_NAME".to_owned(), json!(own.name)),
-        ("CLUSTER_ID".to_owned(), json!(own.cluster)),
-    ]);
-    let xds = XdsConfig {
-        server: server(
-            plane,
-            &plane.xds_address,
-            &plane.xds_root,
-            plane.xds_alt_hostname.as_ref(),
-            &own.cluster,
-        ),
-        node_id: format!(
-            "ztunnel~{}~{}.{namespace}~{namespace}.svc.cluster.local",
-            own.instance_ip, own.pod_name
-        ),
-        node_metadata,
-        on_demand: node.on_demand.clone(),
-    };
-    let (status, followed) = watch::channel(XdsStatus::default());
-    spawn_local(xds::run(xds, node.store.clone(), status));
-    let (task, mut synced) = (readiness.task("state manager"), followed.clone());
-    let node = node.clone();
-    spawn_local(async move {
-        // The channel closes only with the daemon.
-        if synced.wait_for(|status| status.authorization.accepted_once).await.is_ok() {
-            node.policies_known.send_replace(true);
-        }
-        if synced.wait_for(XdsStatus::synced).await.is_ok() {
-            task.ready();
-        }
-    });
-    followed
 }
 
 fn handles(

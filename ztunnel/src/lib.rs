@@ -5,6 +5,7 @@ pub mod admin;
 pub mod admission;
 pub mod capture;
 pub mod config;
+mod control_plane;
 pub mod daemon;
 pub mod dns;
 mod identity;

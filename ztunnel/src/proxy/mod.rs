@@ -17,6 +17,7 @@ mod judge;
 pub mod labels;
 mod live;
 mod observe;
+mod on_demand;
 mod outbound;
 mod plaintext;
 mod pod;

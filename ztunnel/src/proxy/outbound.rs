@@ -20,13 +20,13 @@ use super::{
     dial, failure,
     labels::{self, Trace},
     live::CutNote,
-    revocation,
+    on_demand, revocation,
     thread::{DataThread, LocalPod},
 };
 use crate::{
     admin::{Direction, OpenConnection, Protocol},
     capture,
-    next_hop::{HboneAddr, NextHop, Outbound, next_hop},
+    next_hop::{HboneAddr, NextHop, Outbound},
 };
 
 /// A decided connection.
@@ -135,8 +135,7 @@ async fn decide(
         .await
         .map_err(|error| Failure::new(Reason::UnknownSource, &error))?;
     let outbound = Outbound { source: &source, orig_dst, network: &node.network };
-    let hop = next_hop(&node.store.load(), &outbound, rand::random())
-        .map_err(|error| Failure::new(Reason::from(&error), &error))?;
+    let hop = on_demand::decide(node, &outbound).await?;
     let hop = match hop {
         NextHop::Unresolved(unresolved) => {
             let ip = dial::resolve(&unresolved.host, orig_dst.ip()).await?;
