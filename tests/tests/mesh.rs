@@ -33,6 +33,10 @@ mod peers;
 mod policy;
 #[path = "mesh/privilege.rs"]
 mod privilege;
+#[path = "mesh/recorded.rs"]
+mod recorded;
+#[path = "mesh/replayed.rs"]
+mod replayed;
 #[path = "mesh/shop.rs"]
 mod shop;
 #[path = "mesh/telemetry.rs"]
