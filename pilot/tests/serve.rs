@@ -155,6 +155,7 @@ impl Pilot {
             server_name: Some("localhost".into()),
             token: Some(Token::Literal(token.into())),
             cluster_id: "Kubernetes".into(),
+            headers: Vec::new(),
         })
     }
 

@@ -68,7 +68,9 @@ pub fn layered(
         let proxy: Option<ProxyConfig> = read("PROXY_CONFIG", text)?;
         proxy.unwrap_or_default().write(&mut layered);
     }
-    layered.extend(environment.into_iter().filter(|(_, value)| !value.is_empty()));
+    // A variable that is set to nothing is as if it were not set, but for the one that then means something.
+    let is_said = |(name, value): &(String, String)| !value.is_empty() || name == "XDS_ADDRESS";
+    layered.extend(environment.into_iter().filter(is_said));
     Ok(layered)
 }
 
