@@ -127,6 +127,16 @@ fn describe() {
         "aquifer_policies_rejected",
         "Policies whose newest version cannot be understood, and whether they deny for want of an older one"
     );
+    describe_counter!("istio_dns_requests_total", "DNS queries of pods");
+    describe_counter!("istio_dns_upstream_requests_total", "DNS queries passed on");
+    describe_counter!(
+        "istio_dns_upstream_failures_total",
+        "DNS queries passed on that no server answered"
+    );
+    describe_histogram!(
+        "istio_dns_upstream_request_duration_seconds",
+        "How long DNS queries passed on took"
+    );
     describe_gauge!("istio_build", "The component and its version");
     describe_counter!("aquifer_denials_total", "Connections that policy refused or cut, by reason");
     describe_counter!(
