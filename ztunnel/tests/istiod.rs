@@ -1,10 +1,11 @@
-//! Where connections go in the two networks that a real istiod described (fixture `11-multinetwork`).
+//! Where connections go in the two networks that a real istiod described (fixture `11-multinetwork`), and what the names
+//! mean that it told (`01-basic`, `04-external`).
 //!
-//! In: `../shared/fixtures/istiod/11-multinetwork/ztunnel.address.pb`, delta responses with their lengths as varints before
+//! In: `../shared/fixtures/istiod/*/ztunnel.address.pb`, delta responses with their lengths as varints before
 //! them.
 #![expect(clippy::unwrap_used, reason = "a step that fails is the test failing")]
 
-use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use mesh::{
     identity::Spiffe,
@@ -12,14 +13,17 @@ use mesh::{
 };
 use prost::Message;
 use proto::{discovery::DeltaDiscoveryResponse, workload::Address};
-use ztunnel::next_hop::{NextHop, Outbound, next_hop, source};
+use ztunnel::{
+    dns::{Answer, Client, DnsSection, Family, Question, ResolvConf, answer},
+    next_hop::{NextHop, Outbound, next_hop, source},
+};
 
 /// Enough random numbers that each of a few choices occurs.
 const PICKS: u64 = 400;
 
-fn snapshot() -> Arc<Snapshot> {
+fn snapshot(fixture: &str) -> Arc<Snapshot> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let file = "../../shared/fixtures/istiod/11-multinetwork/ztunnel.address.pb";
+    let file = format!("../../shared/fixtures/istiod/{fixture}/ztunnel.address.pb");
     let bytes = fs::read(root.join(file)).unwrap();
     let (store, mut rest) = (Store::new(), &bytes[..]);
     while !rest.is_empty() {
@@ -34,7 +38,7 @@ fn snapshot() -> Arc<Snapshot> {
 
 /// All that becomes of connections from `namespace/near-0` to `to`.
 fn hops(namespace: &str, to: &str) -> BTreeSet<String> {
-    let snapshot = snapshot();
+    let snapshot = snapshot("11-multinetwork");
     let near = source(&snapshot, namespace, "near-0", "srv").unwrap();
     let orig_dst: SocketAddr = to.parse().unwrap();
     let outbound = Outbound { source: near, orig_dst, network: "net-1" };
@@ -99,4 +103,67 @@ fn a_service_that_is_not_global_stays_on_its_network() {
 #[test]
 fn a_global_service_with_a_waypoint_here_goes_to_it() {
     check("app", "10.96.1.10:80", &["waypoint 10.244.1.200:15008 for 10.96.1.10:80"]);
+}
+
+/// What a pod of a namespace is told of a name: its addresses, or `unknown`.
+fn told(snapshot: &Snapshot, namespace: &str, family: Family, name: &str) -> String {
+    let settings = DnsSection {
+        capture: true,
+        port: 15053,
+        cluster_domain: "cluster.local".into(),
+        preferred_namespace: None,
+        ipv6: true,
+        time_to_live: Duration::from_secs(30),
+    };
+    let resolv_conf = ResolvConf::of_kubernetes(namespace, "cluster.local");
+    let client = Client { namespace, network: "", resolv_conf: &resolv_conf };
+    match answer(snapshot, &settings, &client, &Question { name, family }) {
+        Answer::Unknown => "unknown".into(),
+        Answer::Known(known) => {
+            known.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+// A real istiod does not tell the host names of a StatefulSet's pods.
+#[test]
+fn services_headless_ones_and_their_pods_are_known_by_name() {
+    let snapshot = snapshot("01-basic");
+    for (namespace, family, name, expected) in [
+        ("shop", Family::Ipv4, "cart", "10.96.1.20"),
+        ("shop", Family::Ipv6, "cart", "fd00:10:96::120"),
+        ("data", Family::Ipv4, "cart.shop", "10.96.1.20"),
+        ("data", Family::Ipv4, "cart", "unknown"),
+        ("shop", Family::Ipv4, "cart-v6", ""),
+        ("shop", Family::Ipv6, "cart-v6", "fd00:10:96::121"),
+        ("data", Family::Ipv4, "redis-headless", "10.244.1.60 10.244.2.60"),
+        ("data", Family::Ipv4, "redis-1.redis-headless", "10.244.2.60"),
+        ("data", Family::Ipv4, "redis-2.redis-headless", "unknown"),
+        ("shop", Family::Ipv4, "empty.shop.svc.cluster.local", "10.96.1.40"),
+    ] {
+        assert_eq!(told(&snapshot, namespace, family, name), expected, "{name} in {namespace}");
+    }
+}
+
+#[test]
+fn hosts_of_service_entries_are_known_by_name_with_the_clients_own_first() {
+    let snapshot = snapshot("04-external");
+    for (namespace, name, expected) in [
+        ("ext", "api.example.com", "240.240.0.1"),
+        ("owned", "api.example.com", "240.240.0.6"),
+        ("ext", "owned.example.com", "unknown"),
+        ("vm", "dup.example.com", "240.240.0.18"),
+        ("ext", "a.b.dyn.example.com", "240.240.0.11"),
+        ("ext", "api.example.com.ext.svc.cluster.local", "240.240.0.1"),
+        // Without an address, and with whole prefixes only.
+        ("ext", "a.wild.example.com", "unknown"),
+        ("ext", "none-auto.example.com", "unknown"),
+        ("ext", "cidr.example.com", ""),
+    ] {
+        assert_eq!(
+            told(&snapshot, namespace, Family::Ipv4, name),
+            expected,
+            "{name} in {namespace}"
+        );
+    }
 }
