@@ -98,12 +98,17 @@ async fn by_datagram(
 ) -> io::Result<Vec<u8>> {
     let socket = capture.datagram_socket(netns, server)?;
     socket.send(query).await?;
-    let mut answer = vec![0; MAX_DATAGRAM];
     loop {
-        let length = socket.recv(&mut answer).await?;
-        if matches(query, &answer[..length]) {
-            answer.truncate(length);
-            return Ok(answer);
+        // The room for an answer is there only while one is read: many queries wait at once.
+        socket.readable().await?;
+        let mut answer = vec![0; MAX_DATAGRAM];
+        match socket.try_recv(&mut answer) {
+            Ok(length) if matches(query, &answer[..length]) => {
+                return Ok(answer[..length].to_vec());
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
     }
 }
