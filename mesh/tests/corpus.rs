@@ -53,3 +53,13 @@ fn baggage() {
 fn proxy_v2() {
     run("proxy_v2", targets::proxy_v2);
 }
+
+#[test]
+fn xds_response() {
+    run("xds_response", targets::xds_response);
+}
+
+#[test]
+fn local_xds() {
+    run("local_xds", targets::local_xds);
+}

@@ -15,9 +15,13 @@ use mesh::{
     policy::{self, Action, Connection, Denied, Destination, Policies, Policy},
     store::{Found, Store, Update},
     telemetry::read_baggage,
+    xds::{ResourceType, Scope, Session, parse_local},
 };
 use prost::Message;
-use proto::{security::Authorization, workload::Address};
+use proto::{
+    discovery::DeltaDiscoveryResponse, envoy::envoy::config::core::v3::Node,
+    security::Authorization, workload::Address,
+};
 
 /// A name that is accepted is written as it was read, and is made of its parts.
 pub fn spiffe(bytes: &[u8]) {
@@ -123,6 +127,37 @@ pub fn address_decode(bytes: &[u8]) {
     store.apply(names.iter().map(|name| Update::RemoveAddress(name.to_string())));
     let empty = store.load();
     assert_eq!(empty.workloads().count() + empty.services().count(), 0);
+}
+
+/// A response is answered by its nonce; what is held is what was accepted, and what is told of the rest is bounded.
+pub fn xds_response(bytes: &[u8]) {
+    let Ok(response) = DeltaDiscoveryResponse::decode(bytes) else { return };
+    let (nonce, count) = (response.nonce.clone(), response.resources.len());
+    let store = Store::new();
+    let mut session = Session::new(Node::default(), Scope::OnDemand);
+    let handled = session.response(response, |updates| store.apply(updates));
+    assert_eq!(handled.reply.response_nonce, nonce);
+    if handled.resource_type.is_some() {
+        assert_eq!(handled.accepted + handled.rejected.len(), count);
+    }
+    assert_eq!(handled.reply.error_detail.is_some(), !handled.rejected.is_empty());
+    if let Some(detail) = handled.reply.error_detail {
+        assert!(detail.message.len() < 32 * 1024);
+    }
+    let held: usize = ResourceType::ALL.map(|of| session.held(of).len()).into_iter().sum();
+    assert!(held <= handled.accepted);
+    for request in session.connected(&[]) {
+        assert!(request.response_nonce.is_empty() && !request.type_url.is_empty());
+    }
+}
+
+/// Local configuration is taken whole, or refused with where it came from.
+pub fn local_xds(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    match parse_local(text, "the setting") {
+        Ok(updates) => Store::new().apply(updates),
+        Err(error) => assert!(error.to_string().starts_with("the setting: ")),
+    }
 }
 
 /// A policy is accepted or refused with the path of the field.

@@ -20,6 +20,9 @@ use tonic::{
 };
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Probes of TCP itself, as Istio's ztunnel sends them: they reach where a proxy answers HTTP/2's pings.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(300);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
 /// A silent server is asked for a sign of life this often, and given this long: a stream through a NAT that forgot it
 /// would otherwise look open forever.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -166,6 +169,9 @@ impl ServerConfig {
         let endpoint = Endpoint::from_shared(address)
             .map_err(|source| ServerError::Address { address: self.address.clone(), source })?
             .connect_timeout(CONNECT_LIMIT)
+            .tcp_keepalive(Some(KEEPALIVE_AFTER))
+            .tcp_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .tcp_keepalive_retries(Some(9))
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_LIMIT)
             .keep_alive_while_idle(true);

@@ -121,8 +121,10 @@ fn service(wire: &Value, key: &str, addresses: &Value) -> Value {
         endpoints.insert(uid, shown);
     }
     let balancing = wire.get("load_balancing").map(|balancing| {
-        let scopes: Vec<Value> =
-            list(balancing, "routing_preference").iter().map(|one| json!(pascal(one.as_str().unwrap()))).collect();
+        let scopes: Vec<Value> = list(balancing, "routing_preference")
+            .iter()
+            .map(|one| json!(pascal(one.as_str().unwrap())))
+            .collect();
         let mode = match text(balancing, "mode", "UNSPECIFIED_MODE").as_str() {
             "UNSPECIFIED_MODE" => "Standard".to_owned(),
             other => pascal(other),
@@ -130,7 +132,8 @@ fn service(wire: &Value, key: &str, addresses: &Value) -> Value {
         let health = pascal(&text(balancing, "health_policy", "ONLY_HEALTHY"));
         json!({ "routingPreferences": scopes, "mode": mode, "healthPolicy": health })
     });
-    let plain = json!({ "routingPreferences": [], "mode": "Standard", "healthPolicy": "OnlyHealthy" });
+    let plain =
+        json!({ "routingPreferences": [], "mode": "Standard", "healthPolicy": "OnlyHealthy" });
     json!({
         "name": text(wire, "name", ""),
         "namespace": text(wire, "namespace", ""),
@@ -200,8 +203,12 @@ fn policy_match(wire: &Value) -> Value {
 fn gateway(wire: Option<&Value>) -> Value {
     let Some(wire) = wire else { return Value::Null };
     let destination = match (wire.get("hostname"), wire.get("address")) {
-        (Some(host), _) => format!("{}/{}", text(host, "namespace", ""), text(host, "hostname", "")),
-        (None, Some(one)) => format!("{}/{}", text(one, "network", ""), ip(&text(one, "address", ""))),
+        (Some(host), _) => {
+            format!("{}/{}", text(host, "namespace", ""), text(host, "hostname", ""))
+        }
+        (None, Some(one)) => {
+            format!("{}/{}", text(one, "network", ""), ip(&text(one, "address", "")))
+        }
         (None, None) => panic!("{wire} names nothing"),
     };
     let port = wire.get("hbone_mtls_port").cloned().unwrap_or(json!(15008));
@@ -211,9 +218,9 @@ fn gateway(wire: Option<&Value>) -> Value {
 fn ports(wire: &Value) -> Value {
     let number = |port: &Value, field| port.get(field).and_then(Value::as_u64).unwrap_or(0);
     let ports = list(wire, "ports");
-    let shown = ports.iter().map(|port| {
-        (number(port, "service_port").to_string(), json!(number(port, "target_port")))
-    });
+    let shown = ports
+        .iter()
+        .map(|port| (number(port, "service_port").to_string(), json!(number(port, "target_port"))));
     Value::Object(shown.collect())
 }
 

@@ -8,11 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use testbed::{
-    Cluster, Daemon, Process, binaries,
-    daemon::DaemonConfig,
-    wait_for,
-};
+use testbed::{Cluster, Daemon, Process, binaries, daemon::DaemonConfig, wait_for};
 
 use crate::{
     recorded::{expected, missing},
@@ -30,7 +26,13 @@ struct Replayed {
 
 impl Replayed {
     /// Takes the place of the daemon of node a.
-    fn start(cluster: &mut Cluster, name: &str, files: &[(&str, Value)], options: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
+    fn start(
+        cluster: &mut Cluster,
+        name: &str,
+        files: &[(&str, Value)],
+        options: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
         let place = cluster.daemon("a")?.place().clone();
         let pin_dir = cluster.daemon("a")?.pin_dir().to_owned();
         cluster.daemon_mut("a")?.kill()?;
@@ -39,7 +41,8 @@ impl Replayed {
         write(&folder, files)?;
         let binary = binaries::ours("meshctl")?.display().to_string();
         let path = folder.display().to_string();
-        let mut words = vec![binary.as_str(), "replay", path.as_str(), "--listen", "127.0.0.1:15010"];
+        let mut words =
+            vec![binary.as_str(), "replay", path.as_str(), "--listen", "127.0.0.1:15010"];
         words.extend(options);
         let mut replay = place.spawn(&format!("{name}-replay"), &words, &[])?;
         replay.wait_listening(15010)?;
@@ -123,8 +126,12 @@ fn a_bad_resource_is_rejected_by_name_field_and_reason_and_the_others_apply() {
     let mut replayed = Replayed::start(&mut cluster, "rejected", &files, &options, &[]).unwrap();
     let reason = "an address has 4 or 16 bytes, found 3";
     let dump = replayed.daemon.config_dump().unwrap();
-    let uids: Vec<&str> =
-        dump["workloads"].as_array().unwrap().iter().filter_map(|one| one["uid"].as_str()).collect();
+    let uids: Vec<&str> = dump["workloads"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|one| one["uid"].as_str())
+        .collect();
     assert_eq!(uids, ["fine", "good"]);
     let rejected = json!([{ "name": "bad", "field": "addresses[0]", "reason": reason }]);
     assert_eq!(dump["xds"]["address"]["rejected"], rejected);
@@ -180,8 +187,11 @@ fn an_on_demand_daemon_asks_for_what_its_pods_connect_to() {
     assert_eq!(held(), ["cart", "web"], "there is nothing at {near}");
     attempt(cart);
     let said = replayed.replay.log().unwrap();
-    let asked: Vec<&str> =
-        said.lines().filter_map(|line| line.split_once("address: asked for ")).map(|(_, name)| name).collect();
+    let asked: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.split_once("address: asked for "))
+        .map(|(_, name)| name)
+        .collect();
     assert_eq!(asked, [format!("/{cart}"), format!("/{near}")], "{said}");
 }
 
@@ -207,7 +217,12 @@ fn local_configuration_is_served_without_a_control_plane_and_followed() {
     let daemon = Daemon::start(config, place).unwrap();
     let uids = || -> Result<Value> {
         let dump = daemon.config_dump()?;
-        Ok(dump["workloads"].as_array().context("workloads")?.iter().map(|one| one["uid"].clone()).collect())
+        Ok(dump["workloads"]
+            .as_array()
+            .context("workloads")?
+            .iter()
+            .map(|one| one["uid"].clone())
+            .collect())
     };
     assert_eq!(uids().unwrap(), json!(["a"]));
     let change = |text: &str, wanted: Value| {
