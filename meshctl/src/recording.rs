@@ -248,43 +248,5 @@ fn log(bytes: &[u8]) -> Result<Vec<DeltaDiscoveryResponse>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fixtures() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures/istiod")
-    }
-
-    fn cases() -> Vec<PathBuf> {
-        let entries = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path());
-        entries.filter(|path| path.is_dir()).collect()
-    }
-
-    /// What istiod's resources are in JSON was written by Go; these are the same words.
-    #[test]
-    fn what_is_written_is_what_was_read() {
-        for case in cases() {
-            let recordings = Recordings::read(&case, Source::Resources).unwrap();
-            for (client, recording) in &recordings.clients {
-                let folder = tempfile::tempdir().unwrap();
-                recording.write(folder.path(), client).unwrap();
-                for url in recording.responses.keys() {
-                    for form in ["json", "pb"] {
-                        let name = format!("{client}.{}.{form}", word(url));
-                        let (found, expected) = (
-                            fs::read(folder.path().join(&name)).unwrap(),
-                            fs::read(case.join(&name)).unwrap(),
-                        );
-                        if form == "pb" {
-                            assert!(found == expected, "{}/{name}", case.display());
-                        } else {
-                            let [found, expected] = [found, expected]
-                                .map(|text| serde_json::from_slice::<Value>(&text).unwrap());
-                            assert!(found == expected, "{}/{name}", case.display());
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
+#[path = "recording_tests.rs"]
+mod tests;
