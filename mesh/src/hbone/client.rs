@@ -21,7 +21,8 @@ use h2::client::{Connection, SendRequest};
 use tokio::{net::TcpStream, time::Instant};
 
 use super::{
-    HboneConfig, OpenError, StreamError,
+    ErrorCode, HboneConfig, OpenError, StreamError,
+    conduct::StreamConduct,
     connection::{self, Pinger, STREAMS_BEFORE_SETTINGS, Tick},
     slots::{Dialing, PoolKey, Slots},
     transport::{Transport, Witness},
@@ -36,6 +37,7 @@ pub(super) struct ClientTunnel {
     chain: Arc<PeerChain>,
     /// When our own was put together.
     credential_built_at: std::time::Instant,
+    witness: Rc<Witness>,
     sender: SendRequest<Bytes>,
     streams: Cell<u32>,
     unused_since: Cell<Instant>,
@@ -140,6 +142,11 @@ impl Lease {
         self.0.chain()
     }
 
+    /// How the peer behaves in a stream of the tunnel.
+    pub(super) fn conduct(&self, stream: h2::StreamId) -> StreamConduct {
+        StreamConduct::new(&self.0.witness, stream)
+    }
+
     /// Why the tunnel ended before the peer showed that it accepts it.
     pub(super) fn failure(&self) -> Option<OpenError> {
         self.0.failure.borrow().clone()
@@ -176,6 +183,7 @@ pub(super) async fn establish(
         key: dialing.key().clone(),
         chain: Arc::new(chain),
         credential_built_at: credential.built_at(),
+        witness: Rc::clone(&witness),
         sender,
         streams: Cell::new(0),
         unused_since: Cell::new(Instant::now()),
@@ -279,6 +287,10 @@ impl Future for Driver {
                 }
                 Err(error) => OpenError::of_stream(dial, error.into()),
             });
+            return Poll::Ready(());
+        }
+        if this.witness.conduct.nuisance().is_some() {
+            this.end(|dial| OpenError::Misbehaved { dial, code: ErrorCode::ENHANCE_YOUR_CALM });
             return Poll::Ready(());
         }
         if !this.settled && this.connection.max_concurrent_send_streams() != STREAMS_BEFORE_SETTINGS

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use super::{
     Authority, ConnectRequest, HboneConfig, OpenError, Stream, StreamError,
     channel::Channel,
+    conduct::StreamConduct,
     connection::{self, Pinger, Tick},
     pool::http_request,
     transport::{Transport, Witness},
@@ -61,7 +62,7 @@ pub async fn open_inner(
     let (sender, mut connection, peer, chain) =
         timeout(limit, work).await.unwrap_or(Err(OpenError::HandshakeTimeout { dial, limit }))?;
     let pinger = Pinger::new(config, Rc::clone(&witness), connection.ping_pong());
-    tokio::task::spawn_local(drive(connection, pinger, channel));
+    tokio::task::spawn_local(drive(connection, pinger, Rc::clone(&witness), channel));
     let (stream, headers) = connect(sender, request, dial, config.answer_limit, &witness).await?;
     Ok(Inner { stream: stream.with_peer(chain), headers, peer })
 }
@@ -119,7 +120,7 @@ async fn connect(
     request: ConnectRequest,
     dial: SocketAddr,
     limit: Duration,
-    witness: &Witness,
+    witness: &Rc<Witness>,
 ) -> Result<(Stream, HeaderMap), OpenError> {
     // A TLS 1.3 server refuses a client's certificate when the client has already finished.
     let failed = |error: h2::Error| match witness.failure() {
@@ -130,6 +131,7 @@ async fn connect(
     };
     poll_fn(|cx| sender.poll_ready(cx)).await.map_err(failed)?;
     let (answer, send) = sender.send_request(http_request(request), false).map_err(failed)?;
+    let conduct = StreamConduct::new(witness, send.stream_id());
     drop(sender);
     let answer = match timeout(limit, answer).await {
         Ok(answer) => answer.map_err(failed)?,
@@ -139,16 +141,24 @@ async fn connect(
     if !head.status.is_success() {
         return Err(OpenError::Refused { dial, status: head.status });
     }
-    Ok((Stream::new(send, receive, None), head.headers))
+    Ok((Stream::new(send, receive, conduct, None), head.headers))
 }
 
 /// The task of one inner tunnel: moves its frames and sends PINGs until its stream has ended and all has been sent.
 ///
 /// The outer tunnel's PINGs go no farther than the gateway, so this one has its own.
-async fn drive(mut connection: Connection<Lower, Bytes>, mut pinger: Pinger, channel: Channel) {
+async fn drive(
+    mut connection: Connection<Lower, Bytes>,
+    mut pinger: Pinger,
+    witness: Rc<Witness>,
+    channel: Channel,
+) {
     let ended_well = poll_fn(|cx| {
         if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(ended.is_ok());
+        }
+        if witness.conduct.nuisance().is_some() {
+            return Poll::Ready(false);
         }
         while let Poll::Ready(tick) = pinger.poll_tick(cx) {
             if tick == Tick::Dead {

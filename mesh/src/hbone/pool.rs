@@ -119,6 +119,7 @@ impl Pool {
         let failed = |error: h2::Error| OpenError::of_stream(dial, StreamError::from(error));
         poll_fn(|cx| sender.poll_ready(cx)).await.map_err(failed)?;
         let (answer, send) = sender.send_request(http_request(request), false).map_err(failed)?;
+        let conduct = lease.conduct(send.stream_id());
         let limit = self.config.answer_limit;
         let answer = match tokio::time::timeout(limit, answer).await {
             Ok(Ok(answer)) => answer,
@@ -134,7 +135,7 @@ impl Pool {
         if !head.status.is_success() {
             return Err(OpenError::Refused { dial, status: head.status });
         }
-        Ok((Stream::new(send, receive, Some(lease)), head.headers))
+        Ok((Stream::new(send, receive, conduct, Some(lease)), head.headers))
     }
 }
 

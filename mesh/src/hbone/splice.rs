@@ -107,10 +107,15 @@ impl<C: ByteCounters> Copy<'_, C> {
         if self.up != Way::Ended
             && let Poll::Ready(done) = self.poll_up(cx)
         {
-            if let Err(ended) = done {
-                return Poll::Ready(ended);
+            match done {
+                Ok(()) => self.end_up(),
+                // The peer takes no more. What it has sent is still to be delivered.
+                Err(Ended::Stream { source }) if source.says_no_error() => {
+                    self.first = Side::Far;
+                    self.up = Way::Ended;
+                }
+                Err(ended) => return Poll::Ready(ended),
             }
-            self.end_up();
         }
         if self.down != Way::Ended
             && let Poll::Ready(done) = self.poll_down(cx)

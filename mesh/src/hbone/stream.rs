@@ -13,13 +13,14 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 
-use super::{client::Lease, connection::into_io};
+use super::{client::Lease, conduct::StreamConduct, connection::into_io};
 use crate::identity::PeerChain;
 
 /// One application's connection inside a tunnel.
 pub struct Stream {
     send: SendStream<Bytes>,
     receive: RecvStream,
+    conduct: StreamConduct,
     /// A client's place in its tunnel, given back when the stream is dropped.
     _lease: Option<Lease>,
     peer_chain: Option<Arc<PeerChain>>,
@@ -59,9 +60,14 @@ pub enum StreamError {
 }
 
 impl Stream {
-    pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream, lease: Option<Lease>) -> Self {
+    pub(super) fn new(
+        send: SendStream<Bytes>,
+        receive: RecvStream,
+        conduct: StreamConduct,
+        lease: Option<Lease>,
+    ) -> Self {
         let peer_chain = lease.as_ref().map(|lease| lease.chain().clone());
-        Self { send, receive, _lease: lease, peer_chain }
+        Self { send, receive, conduct, _lease: lease, peer_chain }
     }
 
     /// The peer's certificates, if it is we who dialed.
@@ -120,7 +126,7 @@ impl Stream {
                 Some(Ok(bytes)) if bytes.is_empty() => {}
                 Some(Ok(bytes)) => return Poll::Ready(Ok(Some(bytes))),
                 Some(Err(error)) => {
-                    let error = StreamError::from(error);
+                    let error = self.judge(error.into());
                     // The peer has ended its way, and only says that it does not want ours (RFC 9113 §8.1).
                     let ended = error.says_no_error();
                     return Poll::Ready(if ended { Ok(None) } else { Err(error) });
@@ -144,7 +150,7 @@ impl Stream {
         while self.send.capacity() == 0 {
             match ready!(self.send.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                Some(Err(error)) => return Poll::Ready(Err(self.judge(error.into()))),
                 None => return self.poll_reset(cx).map(Err),
             }
         }
@@ -168,8 +174,23 @@ impl Stream {
     pub(super) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         ready!(self.send.poll_reset(cx)).map_or_else(
             |error| Poll::Ready(error.into()),
-            |reason| Poll::Ready(StreamError::Reset { code: reason.into() }),
+            |reason| Poll::Ready(self.judge(StreamError::Reset { code: reason.into() })),
         )
+    }
+
+    /// Once a peer has ended its way, a reset only takes back what it still accepts of ours. Envoy has the code for an
+    /// internal error in it when its application ends first, where RFC 9113 §8.1 has that for no error; all that came
+    /// before the end is good. `CONNECT_ERROR` remains what it is: a reset of the far TCP connection.
+    fn judge(&self, error: StreamError) -> StreamError {
+        match error {
+            StreamError::Reset { code: ErrorCode::INTERNAL_ERROR } if self.conduct.has_ended() => {
+                StreamError::Reset { code: ErrorCode::NO_ERROR }
+            }
+            StreamError::Reset { .. }
+            | StreamError::Goaway { .. }
+            | StreamError::Misbehaved { .. }
+            | StreamError::Lost { .. } => error,
+        }
     }
 }
 
@@ -183,6 +204,8 @@ impl StreamError {
 impl ErrorCode {
     /// Nothing is wrong: the peer wants no more.
     pub const NO_ERROR: Self = Self(0);
+    /// Something went wrong at the peer.
+    pub const INTERNAL_ERROR: Self = Self(2);
     /// The stream was not begun and may be tried elsewhere.
     pub const REFUSED_STREAM: Self = Self(7);
     /// Nobody wants the stream any more.

@@ -23,7 +23,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::{Handshaken, Observer, Role, SampledSocket, buffers::Buffer, socket, windows::Windows};
+use super::{
+    Handshaken, Observer, Role, SampledSocket, buffers::Buffer, conduct::Conduct, frames::Frames,
+    socket, windows::Windows,
+};
 
 /// The one protocol spoken inside.
 const ALPN: &[u8] = b"h2";
@@ -37,6 +40,7 @@ const TURN_BYTES: usize = 256 * 1024;
 /// TLS below HTTP/2, on TCP or on what `L` is.
 pub(super) struct Transport<L = Socket> {
     tls: TlsStream<L>,
+    frames: Frames,
     witness: Rc<Witness>,
     /// Given back with the tunnel.
     windows: Option<Windows>,
@@ -45,6 +49,7 @@ pub(super) struct Transport<L = Socket> {
 /// What HTTP/2 hides of the connection below it.
 #[derive(Default)]
 pub(super) struct Witness {
+    pub(super) conduct: Conduct,
     heard: Cell<bool>,
     sample_due: Cell<bool>,
     failure: Cell<Option<io::Error>>,
@@ -99,7 +104,7 @@ impl Transport {
         let tls = stream.get_mut().1;
         tls.set_buffer_limit(Some(SEALED_BYTES));
         (observer.handshaken)(handshaken(tls, Role::Server, began));
-        Ok(Self { tls: stream.into(), witness, windows: None })
+        Ok(Self { tls: stream.into(), frames: Frames::of_client(), witness, windows: None })
     }
 }
 
@@ -117,7 +122,7 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Transport<L> {
         let tls = stream.get_mut().1;
         tls.set_buffer_limit(Some(SEALED_BYTES));
         (observer.handshaken)(handshaken(tls, Role::Client, began));
-        Ok(Self { tls: stream.into(), witness, windows: None })
+        Ok(Self { tls: stream.into(), frames: Frames::of_server(), witness, windows: None })
     }
 
     /// Keeps the tunnel's windows as long as the tunnel lasts.
@@ -156,10 +161,13 @@ impl<L: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<L> {
         cx: &mut Context<'_>,
         target: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let done = ready!(Pin::new(&mut self.tls).poll_read(cx, target));
+        let this = &mut *self;
+        let before = target.filled().len();
+        let done = ready!(Pin::new(&mut this.tls).poll_read(cx, target));
+        this.frames.read(&target.filled()[before..], |frame| this.witness.conduct.saw(frame));
         Poll::Ready(done.map_err(|error| {
             let seen = io::Error::new(error.kind(), error.to_string());
-            self.witness.failure.set(Some(error));
+            this.witness.failure.set(Some(error));
             seen
         }))
     }

@@ -8,6 +8,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    rc::Rc,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -22,9 +23,10 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, request};
 use tokio::{net::TcpStream, time::Sleep};
 
 use super::{
-    Authority, BadAuthority, ErrorCode, HboneConfig, Stream, StreamError,
+    Authority, BadAuthority, ErrorCode, HboneConfig, Nuisance, Stream, StreamError,
+    conduct::StreamConduct,
     connection::{self, Pinger, Tick},
-    transport::Transport,
+    transport::{Transport, Witness},
     turn,
 };
 use crate::identity::{Credential, HandshakeError, PeerChain, PeerError, Spiffe, peer_identity};
@@ -33,6 +35,7 @@ use crate::identity::{Credential, HandshakeError, PeerChain, PeerError, Spiffe, 
 pub struct Tunnel {
     connection: Connection<Transport, Bytes>,
     pinger: Pinger,
+    witness: Rc<Witness>,
     peer: Spiffe,
     chain: Arc<PeerChain>,
     peer_addr: SocketAddr,
@@ -106,6 +109,14 @@ pub enum TunnelError {
         /// The deadline.
         limit: Duration,
     },
+    /// The peer did too much of something that brings nobody anything.
+    #[error("{peer_addr} sent too many {nuisance}")]
+    Nuisance {
+        /// Where it came from.
+        peer_addr: SocketAddr,
+        /// What it was.
+        nuisance: Nuisance,
+    },
     /// The peer did something wrong, or its connection failed.
     #[error("the tunnel from {peer_addr} ended")]
     Ended {
@@ -125,6 +136,7 @@ pub struct Incoming {
     /// The request's headers.
     pub headers: HeaderMap,
     receive: RecvStream,
+    conduct: StreamConduct,
     respond: SendResponse<Bytes>,
 }
 
@@ -156,8 +168,8 @@ impl Tunnel {
             let mut connection = connection::server(config, transport)
                 .await
                 .map_err(|error| AcceptError::Http2 { peer_addr, source: error.into() })?;
-            let pinger = Pinger::new(config, witness, connection.ping_pong());
-            Ok(Self { connection, pinger, peer, chain, peer_addr, state: State::Open })
+            let pinger = Pinger::new(config, Rc::clone(&witness), connection.ping_pong());
+            Ok(Self { connection, pinger, witness, peer, chain, peer_addr, state: State::Open })
         });
         tokio::time::timeout(limit, work)
             .await
@@ -200,9 +212,14 @@ impl Tunnel {
         }
         let polled = self.connection.poll_accept(cx);
         turn::sent();
+        if let Some(nuisance) = self.witness.conduct.nuisance() {
+            self.cut(cx, Reason::ENHANCE_YOUR_CALM);
+            let peer_addr = self.peer_addr;
+            return Poll::Ready(Some(Err(TunnelError::Nuisance { peer_addr, nuisance })));
+        }
         match polled {
             Poll::Ready(Some(Ok((request, respond)))) => {
-                return Poll::Ready(Some(Ok(Incoming::new(request, respond))));
+                return Poll::Ready(Some(Ok(Incoming::new(request, respond, &self.witness))));
             }
             Poll::Ready(Some(Err(error))) => {
                 self.state = State::Ended;
@@ -217,12 +234,12 @@ impl Tunnel {
         if let State::Draining(deadline) = &mut self.state
             && deadline.as_mut().poll(cx).is_ready()
         {
-            self.cut(cx);
+            self.cut(cx, Reason::NO_ERROR);
             return Poll::Ready(None);
         }
         while let Poll::Ready(tick) = self.pinger.poll_tick(cx) {
             if tick == Tick::Dead {
-                self.cut(cx);
+                self.cut(cx, Reason::NO_ERROR);
                 let (peer_addr, limit) = (self.peer_addr, self.pinger.limit());
                 return Poll::Ready(Some(Err(TunnelError::Stalled { peer_addr, limit })));
             }
@@ -244,22 +261,27 @@ impl Tunnel {
     }
 
     /// Says GOAWAY, if the socket takes it at once.
-    fn cut(&mut self, cx: &mut Context<'_>) {
+    fn cut(&mut self, cx: &mut Context<'_>, reason: Reason) {
         self.state = State::Ended;
-        self.connection.abrupt_shutdown(Reason::NO_ERROR);
+        self.connection.abrupt_shutdown(reason);
         // Sends what can be sent without waiting; what the peer does with it does not matter any more.
         let _ = self.connection.poll_closed(cx);
     }
 }
 
 impl Incoming {
-    fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
+    fn new(
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+        witness: &Rc<Witness>,
+    ) -> Self {
         let (request::Parts { method, uri, headers, .. }, receive) = request.into_parts();
         let authority = match uri.authority() {
             Some(authority) => Authority::parse(authority.as_str()),
             None => Err(BadAuthority::Missing),
         };
-        Self { method, authority, headers, receive, respond }
+        let conduct = StreamConduct::new(witness, respond.stream_id());
+        Self { method, authority, headers, receive, conduct, respond }
     }
 
     /// Answers 200: the far end is connected.
@@ -269,8 +291,11 @@ impl Incoming {
     pub fn accept(mut self, headers: HeaderMap) -> Result<Stream, StreamError> {
         let mut response = Response::new(());
         *response.headers_mut() = headers;
-        let send = self.respond.send_response(response, false)?;
-        Ok(Stream::new(send, self.receive, None))
+        let send = self
+            .respond
+            .send_response(response, false)
+            .inspect_err(|_| self.conduct.abandoned())?;
+        Ok(Stream::new(send, self.receive, self.conduct, None))
     }
 
     /// Answers `status` and ends the stream.
@@ -278,12 +303,16 @@ impl Incoming {
         let mut response = Response::new(());
         *response.status_mut() = status;
         // It fails only when the peer has reset the stream or is gone, and then it needs no answer.
-        let _ = self.respond.send_response(response, true);
+        if self.respond.send_response(response, true).is_err() {
+            self.conduct.abandoned();
+        }
     }
 
     /// Ready when the peer has reset the stream or is gone: a dial on its behalf may stop.
     pub async fn abandoned(&mut self) -> StreamError {
-        match poll_fn(|cx| self.respond.poll_reset(cx)).await {
+        let ended = poll_fn(|cx| self.respond.poll_reset(cx)).await;
+        self.conduct.abandoned();
+        match ended {
             Ok(reason) => StreamError::Reset { code: reason.into() },
             Err(error) => error.into(),
         }

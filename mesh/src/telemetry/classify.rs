@@ -103,6 +103,7 @@ impl From<&TunnelError> for Reason {
     fn from(error: &TunnelError) -> Self {
         match error {
             TunnelError::Stalled { .. } => Self::PeerStalled,
+            TunnelError::Nuisance { .. } => Self::PeerMisbehaved,
             TunnelError::Ended { source, .. } => source.into(),
         }
     }

@@ -128,10 +128,13 @@ fn our_daemon_moves_bytes_and_ends_through_envoy_as_server() {
     said(&envoy, &format!("CONNECT {native}:7000 200 from {}", spiffe("shop", "web")));
     said(&envoy, "baggage: k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.pod.name=web");
     said(&envoy, &format!("forwarded: for=\"{}:", web.ip4()));
-    // More than every window.
-    let options = ["--direction", "up", "--bytes", "100000000"];
-    let report = web.load("transfer", &format!("{native}:7003"), &options).unwrap();
-    assert_eq!(report.count, 100_000_000);
+    // More than every window, both ways.
+    for (direction, port) in [("up", 7003), ("down", 7002)] {
+        let options = ["--direction", direction, "--bytes", "100000000"];
+        let report = web.load("transfer", &format!("{native}:{port}"), &options).unwrap();
+        assert_eq!(report.count, 100_000_000, "{direction}");
+    }
+    web.endings(&native.to_string()).unwrap();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tunnels between two ends in one thread, over loopback TCP, with certificates of a [`LocalCa`].
 
 mod copying;
+mod floods;
 mod hostile;
 mod inner;
 mod opening;
