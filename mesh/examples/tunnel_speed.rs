@@ -86,8 +86,12 @@ impl Path {
         let cart = Arc::new(ca.credential(&name("cart")?)?);
         let targets = [serve_each(read_all)?, serve_each(write_all)?, serve_echo()?];
         let (hbone, inbound) = start(move |ready| Box::pin(inbound(cart, ready)))?;
-        let key =
-            PoolKey { source: name("web")?, expected: Arc::new([name("cart")?]), dial: hbone[0] };
+        let key = PoolKey {
+            source: name("web")?,
+            expected: Arc::new([name("cart")?]),
+            dial: hbone[0],
+            workload: None,
+        };
         let (entries, outbound) = start(move |ready| Box::pin(outbound(web, key, targets, ready)))?;
         let [sink, source, echo] = entries[..] else { anyhow::bail!("one entry for each target") };
         Ok(Self { sink, source, echo, proxies: [inbound, outbound] })

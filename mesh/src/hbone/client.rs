@@ -24,7 +24,7 @@ use super::{
     ErrorCode, HboneConfig, OpenError, StreamError,
     conduct::StreamConduct,
     connection::{self, Pinger, STREAMS_BEFORE_SETTINGS, Tick},
-    slots::{Dialing, PoolKey, Slots},
+    slots::{Dialing, PoolKey, Pooled, Proof, Slots},
     transport::{Transport, Witness},
     turn,
 };
@@ -35,14 +35,13 @@ pub(super) struct ClientTunnel {
     key: PoolKey,
     /// The peer's certificates.
     chain: Arc<PeerChain>,
-    /// When our own was put together.
-    credential_built_at: std::time::Instant,
+    proof: Proof,
     witness: Rc<Witness>,
     sender: SendRequest<Bytes>,
     streams: Cell<u32>,
     unused_since: Cell<Instant>,
     /// Until the peer's SETTINGS have come, only the stream that the tunnel was dialed for uses it.
-    dialing: Cell<Option<Dialing>>,
+    dialing: Cell<Option<Dialing<ClientTunnel>>>,
     settled: Cell<bool>,
     /// Why the tunnel ended before it settled.
     failure: RefCell<Option<OpenError>>,
@@ -57,25 +56,13 @@ pub(super) struct Place {
 /// Keeps a place, until dropped.
 pub(super) struct Lease(Rc<ClientTunnel>);
 
-impl ClientTunnel {
-    pub(super) fn key(&self) -> &PoolKey {
+impl Pooled for ClientTunnel {
+    fn key(&self) -> &PoolKey {
         &self.key
     }
 
-    /// Whether the tunnel was opened with this credential or a later one of the same identity. New streams do not ride on
-    /// a certificate, or on demands of the peer, that have been replaced.
-    pub(super) fn is_as_new_as(&self, credential: &Credential) -> bool {
-        self.credential_built_at >= credential.built_at()
-    }
-
-    /// The peer's certificates.
-    pub(super) fn chain(&self) -> &Arc<PeerChain> {
-        &self.chain
-    }
-
-    /// Whether the tunnel takes new streams: it is alive, and the peer has not sent GOAWAY. Before it has settled, that
-    /// is for its task to find out.
-    pub(super) fn is_open(&self) -> bool {
+    /// Before it has settled, that is for its task to find out.
+    fn is_open(&self) -> bool {
         if !self.settled.get() {
             return true;
         }
@@ -83,20 +70,25 @@ impl ClientTunnel {
         !matches!(sender.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
     }
 
-    /// A place for one more stream, if the tunnel is not full.
-    pub(super) fn place(self: &Rc<Self>, limit: NonZeroU32) -> Option<Place> {
+    fn has_room(&self, limit: NonZeroU32) -> bool {
         let streams = self.streams.get();
-        if !self.settled.get() || streams >= limit.get() {
-            return None;
-        }
-        // The peer's SETTINGS may allow fewer, and may change.
-        if streams as usize >= self.sender.current_max_send_streams() {
-            return None;
-        }
-        Some(self.take_place())
+        let peer_limit = self.sender.current_max_send_streams();
+        self.settled.get() && streams < limit.get() && (streams as usize) < peer_limit
     }
 
-    fn take_place(self: &Rc<Self>) -> Place {
+    fn proof(&self) -> Proof {
+        self.proof
+    }
+}
+
+impl ClientTunnel {
+    /// The peer's certificates.
+    pub(super) fn chain(&self) -> &Arc<PeerChain> {
+        &self.chain
+    }
+
+    /// A place for one stream.
+    pub(super) fn take_place(self: &Rc<Self>) -> Place {
         self.streams.set(self.streams.get() + 1);
         Place { lease: Lease(Rc::clone(self)), sender: self.sender.clone() }
     }
@@ -108,7 +100,7 @@ impl ClientTunnel {
     }
 
     /// Takes the tunnel out of use. Those who wait for it, if it has not settled, fail with `error`.
-    fn retire(&self, slots: &Weak<Slots>, error: impl FnOnce() -> OpenError) {
+    fn retire(&self, slots: &Weak<Slots<Self>>, error: impl FnOnce() -> OpenError) {
         if let Some(slots) = slots.upgrade() {
             slots.retire(self);
         }
@@ -117,6 +109,10 @@ impl ClientTunnel {
             self.failure.replace(Some(error.clone()));
             dialing.fail(error);
         }
+    }
+
+    fn has_expired(&self) -> bool {
+        self.proof.valid_until <= Instant::now().into_std()
     }
 
     fn is_unused_for(&self, limit: Duration) -> bool {
@@ -131,7 +127,7 @@ impl Lease {
     }
 
     /// The peer did not answer. A tunnel that has no other stream is of no use to anyone.
-    pub(super) fn unanswered(&self, slots: &Rc<Slots>, error: &OpenError) {
+    pub(super) fn unanswered(&self, slots: &Rc<Slots<ClientTunnel>>, error: &OpenError) {
         if self.0.streams.get() == 1 {
             self.0.retire(&Rc::downgrade(slots), || error.clone());
         }
@@ -169,7 +165,7 @@ pub(super) async fn establish(
     config: &HboneConfig,
     credential: &Arc<Credential>,
     tcp: TcpStream,
-    dialing: Dialing,
+    dialing: Dialing<ClientTunnel>,
 ) -> Result<Place, OpenError> {
     let made = Box::pin(handshake(config, credential, tcp, dialing.key())).await;
     let (sender, mut connection, witness, chain) = match made {
@@ -181,8 +177,11 @@ pub(super) async fn establish(
     };
     let tunnel = Rc::new(ClientTunnel {
         key: dialing.key().clone(),
+        proof: Proof {
+            credential_built_at: credential.built_at(),
+            valid_until: connection::valid_until(credential, &chain),
+        },
         chain: Arc::new(chain),
-        credential_built_at: credential.built_at(),
         witness: Rc::clone(&witness),
         sender,
         streams: Cell::new(0),
@@ -254,7 +253,7 @@ struct Driver {
     witness: Rc<Witness>,
     settled: bool,
     tunnel: Weak<ClientTunnel>,
-    slots: Weak<Slots>,
+    slots: Weak<Slots<ClientTunnel>>,
 }
 
 impl Driver {
@@ -304,7 +303,7 @@ impl Future for Driver {
             match tick {
                 Tick::Alive => {
                     if let Some(tunnel) = this.tunnel.upgrade()
-                        && tunnel.is_unused_for(this.idle_limit)
+                        && (tunnel.is_unused_for(this.idle_limit) || tunnel.has_expired())
                         && let Some(slots) = this.slots.upgrade()
                     {
                         slots.retire(&tunnel);

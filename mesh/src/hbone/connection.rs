@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use super::{
     transport::{Transport, Witness},
     windows::Windows,
 };
+use crate::identity::{Credential, PeerChain};
 
 /// Bytes of one stream that may wait in memory for the socket. The data path reads more only when less is waiting, so a
 /// stream whose peer does not read holds this and one buffer.
@@ -149,6 +150,13 @@ impl Pinger {
             let _ = ping_pong.send_ping(Ping::opaque());
         }
     }
+}
+
+/// When the first of both ends' certificates expires.
+pub(super) fn valid_until(credential: &Credential, chain: &PeerChain) -> std::time::Instant {
+    let expiry = credential.not_after().min(chain.not_after());
+    let left = expiry.duration_since(SystemTime::now()).unwrap_or_default();
+    std::time::Instant::now() + left
 }
 
 /// An error of HTTP/2 as one of input and output.

@@ -3,15 +3,15 @@
 //! In: whom to reach and how to dial. Out: a [`Stream`] whose CONNECT was answered with success, or why not. Whom to
 //! reach is decided elsewhere, and so is what the headers say.
 
-use std::{future::poll_fn, io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{future::poll_fn, io, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Method, Request, Uri, Version};
 use tokio::net::TcpStream;
 
 use super::{
     Authority, HboneConfig, OpenError, PoolKey, Stream, StreamError,
-    client::{self, Place},
-    slots::{Choice, Slots},
+    client::{self, ClientTunnel, Place},
+    slots::{Choice, Pooled, Slots},
 };
 use crate::identity::{Credential, PeerChain};
 
@@ -30,7 +30,7 @@ pub struct ConnectRequest {
 /// spawns one task for each tunnel. The task ends when the tunnel is out of use and its last stream has ended.
 #[derive(Clone)]
 pub struct Pool {
-    slots: Rc<Slots>,
+    slots: Rc<Slots<ClientTunnel>>,
     config: Rc<HboneConfig>,
 }
 
@@ -72,9 +72,14 @@ impl Pool {
         self.slots.close();
     }
 
+    /// Opens no more streams on the tunnels of the keys of which `is_such` holds. Streams that are open go on.
+    pub fn retire(&self, is_such: impl Fn(&PoolKey) -> bool) {
+        self.slots.retire_where(|tunnel| is_such(tunnel.key()));
+    }
+
     /// Opens no more streams to the peers of which `is_such` holds. Streams that are open go on.
     pub fn retire_peers(&self, is_such: impl Fn(&PeerChain) -> bool) {
-        self.slots.retire_peers(is_such);
+        self.slots.retire_where(|tunnel| is_such(tunnel.chain()));
     }
 
     /// Tunnels that take new streams.
@@ -89,8 +94,9 @@ impl Pool {
         dial: impl AsyncFn(SocketAddr) -> io::Result<TcpStream>,
     ) -> Result<Place, OpenError> {
         loop {
-            let dialing = match self.slots.choose(key, credential) {
-                Choice::Use(place) => return Ok(place),
+            let chosen = self.slots.choose(key, credential.built_at(), Instant::now());
+            let dialing = match chosen {
+                Choice::Use(tunnel) => return Ok(tunnel.take_place()),
                 Choice::Wait(dial) => {
                     dial.wait().await?;
                     continue;

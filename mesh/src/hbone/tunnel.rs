@@ -43,7 +43,10 @@ pub struct Tunnel {
 }
 
 enum State {
-    Open,
+    /// The first certificate of both ends expires when this ends.
+    Open(Pin<Box<Sleep>>),
+    /// GOAWAY was said; streams go on.
+    Retired,
     /// GOAWAY was said; the tunnel is cut when this ends.
     Draining(Pin<Box<Sleep>>),
     Ended,
@@ -169,7 +172,17 @@ impl Tunnel {
                 .await
                 .map_err(|error| AcceptError::Http2 { peer_addr, source: error.into() })?;
             let pinger = Pinger::new(config, Rc::clone(&witness), connection.ping_pong());
-            Ok(Self { connection, pinger, witness, peer, chain, peer_addr, state: State::Open })
+            let expiry = connection::valid_until(credential, &chain);
+            let expiry = Box::pin(tokio::time::sleep_until(expiry.into()));
+            Ok(Self {
+                connection,
+                pinger,
+                witness,
+                peer,
+                chain,
+                peer_addr,
+                state: State::Open(expiry),
+            })
         });
         tokio::time::timeout(limit, work)
             .await
@@ -197,6 +210,17 @@ impl Tunnel {
     /// another task. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<Incoming, TunnelError>> {
         poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Tells the peer to open no more streams here. Those that are open go on for as long as they like.
+    ///
+    /// It happens by itself when the certificate of either end expires: a tunnel's new streams do not outlive what proved
+    /// who is at its ends, and no connection ends for a certificate that was good when it began.
+    pub fn retire(&mut self) {
+        if matches!(self.state, State::Open(_)) {
+            self.connection.graceful_shutdown();
+            self.state = State::Retired;
+        }
     }
 
     /// Tells the peer to open no more streams here. [`Tunnel::next`] goes on until they have ended, or until `deadline`,
@@ -230,6 +254,13 @@ impl Tunnel {
                 return Poll::Ready(None);
             }
             Poll::Pending => {}
+        }
+        if let State::Open(expiry) = &mut self.state
+            && expiry.as_mut().poll(cx).is_ready()
+        {
+            self.retire();
+            // Has the GOAWAY sent.
+            cx.waker().wake_by_ref();
         }
         if let State::Draining(deadline) = &mut self.state
             && deadline.as_mut().poll(cx).is_ready()

@@ -3,7 +3,10 @@
 //! In: what the peer presented, leaf first. Out: a [`PeerChain`]: the leaf and the intermediates that lead from it
 //! towards a root. Whether one of them is revoked is for [`Revocations`](super::Revocations) to say.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
@@ -60,6 +63,7 @@ impl fmt::Debug for CertificateName {
 pub struct PeerChain {
     certificates: Box<[CertificateDer<'static>]>,
     names: Box<[CertificateName]>,
+    not_after: SystemTime,
 }
 
 impl PeerChain {
@@ -72,10 +76,13 @@ impl PeerChain {
         let mut others: Vec<_> =
             others.iter().map(|der| Ok((der, parse(der)?))).collect::<Result<_, PeerError>>()?;
         let (mut certificates, mut names) = (Vec::new(), Vec::new());
+        let mut not_after = u64::MAX >> 16;
         let (mut der, mut parsed) = (leaf, parse(leaf)?);
         loop {
             let issuer = parsed.issuer().as_raw().to_vec();
             certificates.push(CertificateDer::from(der.to_vec()));
+            let expiry = parsed.validity().not_after.timestamp();
+            not_after = not_after.min(u64::try_from(expiry).unwrap_or(0));
             names.push(CertificateName::new(&issuer, parsed.raw_serial()));
             // Each is used once, so that two that name each other do not make an endless chain.
             let Some(next) =
@@ -85,7 +92,13 @@ impl PeerChain {
             };
             (der, parsed) = others.swap_remove(next);
         }
-        Ok(Self { certificates: certificates.into(), names: names.into() })
+        let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(not_after);
+        Ok(Self { certificates: certificates.into(), names: names.into(), not_after })
+    }
+
+    /// When the first of them expires.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
     }
 
     /// The leaf's name.

@@ -187,7 +187,12 @@ impl Route {
 
     /// Whose tunnels it may share.
     pub(super) fn pool_key(&self, credential: &Credential, expect: &Arc<[Spiffe]>) -> PoolKey {
-        PoolKey { source: credential.spiffe().clone(), expected: expect.clone(), dial: self.dial }
+        PoolKey {
+            source: credential.spiffe().clone(),
+            expected: expect.clone(),
+            dial: self.dial,
+            workload: self.destination.as_ref().map(|workload| workload.uid.clone()),
+        }
     }
 
     /// What a tunnel for this connection is asked.

@@ -137,7 +137,7 @@ fn a_server_that_answers_no_ping_loses_its_streams() {
 }
 
 /// A client of the `h2` crate, which does what it is told.
-async fn h2_client(mesh: &Mesh, server: &Server) -> h2::client::SendRequest<Bytes> {
+pub(super) async fn h2_client(mesh: &Mesh, server: &Server) -> h2::client::SendRequest<Bytes> {
     let (sender, connection) = h2::client::Builder::new()
         .initial_max_send_streams(10_000)
         .handshake::<_, Bytes>(tls(mesh, server).await)

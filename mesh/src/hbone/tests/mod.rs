@@ -6,6 +6,7 @@ mod hostile;
 mod inner;
 mod opening;
 mod pooling;
+mod slots;
 
 use std::{
     cell::{Cell, RefCell},
@@ -133,6 +134,7 @@ impl Client {
                 source: mesh.web.spiffe().clone(),
                 expected: Arc::new([mesh.cart.spiffe().clone()]),
                 dial,
+                workload: None,
             },
             credential: Arc::clone(&mesh.web),
             dials: Rc::default(),

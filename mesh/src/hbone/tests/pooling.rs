@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::*;
+use crate::identity::Validity;
 
 #[test]
 fn concurrent_requests_share_one_dial() {
@@ -212,5 +213,103 @@ fn a_limit_of_one_stream_makes_a_tunnel_for_each() {
         let _first = pair(&client, &mut server).await;
         let _second = pair(&client, &mut server).await;
         assert_eq!(client.dials.get(), 2);
+    });
+}
+
+/// A certificate for `name` that is good for a little longer than a second: its times are in whole seconds.
+fn short_lived(ca: &LocalCa, name: &str) -> Arc<Credential> {
+    let now = std::time::SystemTime::now();
+    let validity = Validity::starting(now, Duration::from_secs(60), Duration::from_secs(2));
+    Arc::new(ca.credential_valid(&spiffe(name), validity, &[]).unwrap())
+}
+
+#[test]
+fn a_renewed_credential_gets_a_new_tunnel_and_the_streams_of_the_old_one_go_on() {
+    run(async || {
+        let ca = LocalCa::new("cluster.local").unwrap();
+        let credential = |name| Arc::new(ca.credential(&spiffe(name)).unwrap());
+        let mesh = Mesh { web: credential("web"), cart: credential("cart") };
+        let mut server = serve(&mesh, HboneConfig::default()).await;
+        let mut client = Client::new(&mesh, server.addr, HboneConfig::default());
+        let (mut near, mut far) = pair(&client, &mut server).await;
+        client.credential = credential("web");
+        let (second, (tunnel, _far)) = tokio::join!(client.open(), server.accept());
+        let _second = second.unwrap();
+        assert_eq!((tunnel, client.dials.get(), client.pool.tunnels()), (1, 2, 1));
+        near.write("still here".into()).await.unwrap();
+        assert_eq!(far.read().await.unwrap().unwrap(), "still here");
+        drop((near, far));
+        assert_eq!(server.ends.recv().await.unwrap(), "closed");
+    });
+}
+
+#[test]
+fn a_server_says_goaway_when_its_certificate_or_the_peers_expires_and_streams_go_on() {
+    for short in ["web", "cart"] {
+        run(async || {
+            let ca = LocalCa::new("cluster.local").unwrap();
+            let credential = |name| match name == short {
+                true => short_lived(&ca, name),
+                false => Arc::new(ca.credential(&spiffe(name)).unwrap()),
+            };
+            let mesh = Mesh { web: credential("web"), cart: credential("cart") };
+            let mut server = serve(&mesh, HboneConfig::default()).await;
+            let mut sender = super::hostile::h2_client(&mesh, &server).await;
+            let request = || http::Request::connect("cart:80").body(()).unwrap();
+            let (answer, mut send) = sender.send_request(request(), false).unwrap();
+            let (_, mut far) = server.accept().await;
+            let mut receive = answer.await.unwrap().into_body();
+            // The peer, which trusts what it once trusted, is told not to open more.
+            while std::future::poll_fn(|cx| sender.poll_ready(cx)).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            send.send_data("up".into(), false).unwrap();
+            assert_eq!(far.read().await.unwrap().unwrap(), "up", "{short}");
+            far.write("down".into()).await.unwrap();
+            assert_eq!(receive.data().await.unwrap().unwrap(), "down", "{short}");
+            drop((send, receive, far));
+            assert_eq!(server.ends.recv().await.unwrap(), "closed", "{short}");
+        });
+    }
+}
+
+#[test]
+fn a_tunnel_with_an_expired_certificate_takes_no_streams() {
+    run(async || {
+        let ca = LocalCa::new("cluster.local").unwrap();
+        let cart = Arc::new(ca.credential(&spiffe("cart")).unwrap());
+        let mesh = Mesh { web: short_lived(&ca, "web"), cart };
+        let mut server = serve(&mesh, HboneConfig::default()).await;
+        let client = Client::new(&mesh, server.addr, HboneConfig::default());
+        let _streams = pair(&client, &mut server).await;
+        let expiry = client.credential.not_after();
+        while std::time::SystemTime::now() < expiry {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // Another is dialed, and there the certificate is refused.
+        assert!(client.open().await.is_err());
+        assert_eq!(client.dials.get(), 2);
+    });
+}
+
+#[test]
+fn a_retired_key_gets_a_new_tunnel_and_the_streams_of_the_old_one_go_on() {
+    run(async || {
+        let mesh = Mesh::new();
+        let mut server = serve(&mesh, HboneConfig::default()).await;
+        let mut client = Client::new(&mesh, server.addr, HboneConfig::default());
+        client.key.workload = Some("first".into());
+        let (mut near, mut far) = pair(&client, &mut server).await;
+        // The same address and identity, another workload.
+        let mut heir = client.clone();
+        heir.key.workload = Some("second".into());
+        let _of_heir = pair(&heir, &mut server).await;
+        assert_eq!(client.dials.get(), 2);
+        client.pool.retire(|key| key.workload.as_deref() == Some("first"));
+        assert_eq!(client.pool.tunnels(), 1);
+        near.write("still here".into()).await.unwrap();
+        assert_eq!(far.read().await.unwrap().unwrap(), "still here");
+        drop((near, far));
+        assert_eq!(server.ends.recv().await.unwrap(), "closed");
     });
 }
