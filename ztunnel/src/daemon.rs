@@ -399,8 +399,13 @@ async fn end(node: &Node, limit: Duration) {
     tracing::info!(?limit, "draining");
     let idle = async {
         let mut look = tokio::time::interval(Duration::from_millis(100));
-        while !node.connections.list().is_empty() {
+        look.tick().await;
+        loop {
+            // Not at once: what the data threads accept last has to show first.
             look.tick().await;
+            if node.connections.list().is_empty() {
+                break;
+            }
         }
     };
     if tokio::time::timeout(limit, idle).await.is_err() {

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{
+    accept_rest::accept_rest,
     outbound::refuse,
     share::{Full, Held, Share},
     thread::{DataThread, LocalPod},
@@ -59,11 +60,21 @@ pub(super) async fn accept(
         }
     };
     let mut stop = std::pin::pin!(stop);
+    let hand_over = |tcp: TcpStream, peer: SocketAddr| {
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        match (kind.claim)(&pod.pod.share) {
+            Ok(held) => serve(thread.clone(), pod.clone(), tcp, peer, held),
+            Err(full) => {
+                let to = tcp.local_addr().unwrap_or(peer);
+                refuse(kind.reporter, tcp, peer, to, &Failure::from(full));
+            }
+        }
+    };
     let (mut pause, mut in_turn) = (FIRST_PAUSE, 0);
     loop {
         let accepted = tokio::select! {
             biased;
-            () = &mut stop => return,
+            () = &mut stop => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -76,14 +87,7 @@ pub(super) async fn accept(
                         () = thread.freed.after(&mut pause) => {}
                     }
                 }
-                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                match (kind.claim)(&pod.pod.share) {
-                    Ok(held) => serve(thread.clone(), pod.clone(), tcp, peer, held),
-                    Err(full) => {
-                        let to = tcp.local_addr().unwrap_or(peer);
-                        refuse(kind.reporter, tcp, peer, to, &Failure::from(full));
-                    }
-                }
+                hand_over(tcp, peer);
                 in_turn += 1;
                 if in_turn == TURN {
                     in_turn = 0;
@@ -103,6 +107,10 @@ pub(super) async fn accept(
                 }
             }
         }
+    }
+    // A removed pod's connections are cut, those that wait too.
+    if !pod.pod.removed.is_cancelled() {
+        accept_rest(listener, hand_over);
     }
 }
 

@@ -58,12 +58,17 @@ pub(super) async fn serve(
     let node = thread.node.clone();
     let mut revoked = std::pin::pin!(ends.standing.revoked());
     let mut told = false;
+    let mut removed = std::pin::pin!(pod.pod.removed.cancelled());
+    let mut parted = false;
     let mut draining = std::pin::pin!(node.draining.cancelled());
     let mut drained = false;
     loop {
         tokio::select! {
-            // Dropping the tunnel resets what is left of its streams.
-            () = pod.pod.removed.cancelled() => return,
+            // Its connections are being cut, each with its reason.
+            () = &mut removed, if !parted => {
+                parted = true;
+                tunnel.drain(Instant::now() + revocation::PARTING);
+            }
             () = &mut draining, if !drained => {
                 drained = true;
                 tunnel.drain(Instant::now() + thread.node.drain_limit);
@@ -78,6 +83,9 @@ pub(super) async fn serve(
                 }
                 Some(Err(error)) => {
                     let failure = Failure::new(Reason::from(&error), &error);
+                    if matches!(failure.reason, Reason::PeerMisbehaved | Reason::PeerStalled) {
+                        return telemetry::refused(Reporter::Destination, client, local, &failure);
+                    }
                     tracing::debug!(peer = %ends.peer, %client, reason = %failure.reason, error = failure.error, "tunnel ended");
                     return;
                 }

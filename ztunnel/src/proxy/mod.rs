@@ -4,6 +4,7 @@
 //! of pods speak to.
 
 mod accept;
+mod accept_rest;
 mod across;
 mod awaited;
 mod counters;
@@ -24,6 +25,7 @@ mod pod;
 mod pods;
 mod revocation;
 mod share;
+mod stale;
 mod thread;
 
 use std::{sync::Arc, time::Duration};

@@ -39,6 +39,7 @@ use super::{
     outbound, plaintext,
     revocation::{Peers, Standing},
     share::{Held, Share},
+    stale::retire_stale,
 };
 use crate::{capture::DnsListeners, dns, pods::PodUid};
 
@@ -223,6 +224,7 @@ impl DataThread {
     async fn run(self: Rc<Self>, mut queue: mpsc::Receiver<Order>) {
         spawn_local(judge::keep_judging(self.clone()));
         spawn_local(judge_peers(self.clone()));
+        spawn_local(retire_stale(self.clone()));
         loop {
             tokio::select! {
                 biased;
@@ -329,6 +331,11 @@ impl DataThread {
     /// As [`DataThread::standing`], of the peer that a stream was opened to.
     pub(super) fn standing_of(&self, stream: &Stream) -> Option<Standing> {
         stream.peer_chain().map(|chain| self.standing(chain))
+    }
+
+    /// Does something to the tunnels of each pod.
+    pub(super) fn for_each_pool(&self, act: impl Fn(&Pool)) {
+        self.pods.borrow().values().for_each(|pod| act(&pod.pool));
     }
 
     /// Counts a stream or tunnel of this thread until the guard is dropped.
