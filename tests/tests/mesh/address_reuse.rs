@@ -87,3 +87,27 @@ fn pods_that_come_and_go_leave_nothing_open_in_the_daemon() {
     })
     .unwrap_or_else(|error| panic!("{error:#}: {counts:?}, at last {last}"));
 }
+
+#[test]
+fn an_heir_of_address_and_identity_gets_tunnels_of_its_own() {
+    let Some(mut shop) = Shop::open() else { return };
+    let near = format!("{}:7000", shop.pod("shop/near").ip4());
+    // A tunnel from node b that is in use, and one that waits to be.
+    let mut held = shop.hold("shop/cart", &near);
+    shop.expect(&near, &[("shop/cart", Served)]);
+    held.check_running().unwrap();
+    let old = shop.pod("shop/near").ips();
+    shop.cluster.remove_pod("shop/near").unwrap();
+    wait_until("the end of what was open", IN_FORCE, || held.check_running().is_err()).unwrap();
+    assert!(held.log().unwrap().contains("reset"), "{}", held.log().unwrap());
+
+    let heir = PodSpec::new("shop/heir", "a").service_account("near");
+    assert_eq!(shop.cluster.add_pod(heir).unwrap().ips(), old);
+    shop.serve("shop/heir");
+    shop.expect(&near, &[("shop/cart", Served)]);
+    let daemon = shop.cluster.daemon("b").unwrap();
+    let to_heir = ["reporter=\"source\"", "destination_workload=\"heir\""];
+    assert!(daemon.metric("istio_tcp_connections_opened_total", &to_heir).unwrap() >= 1.0);
+    let log = daemon.log().unwrap();
+    assert!(!log.contains("tunnel_timeout") && !log.contains("peer_stalled"), "{log}");
+}

@@ -152,3 +152,36 @@ fn without_the_control_plane_the_last_state_stays_in_force() {
     shop.cluster.control_mut().unwrap().restart().unwrap();
     shop.expect(&to, &[("shop/web", Refused), ("data/batch", Refused)]);
 }
+
+#[test]
+fn connections_that_wait_to_be_accepted_are_served_when_the_daemon_ends() {
+    let Some(mut shop) = Shop::open() else { return };
+    let to = format!("{}:7000", shop.pod("shop/cart").ip4());
+    shop.attempt("shop/web", &to).unwrap();
+    let pid = shop.cluster.daemon("a").unwrap().process().unwrap().pid().to_string();
+    let signal = |name: &str| drop(testbed::command::run("kill", [name, &pid]).unwrap());
+    // While the daemon is stopped, the kernel makes the connections and queues them.
+    signal("-STOP");
+    let load = testbed::binaries::ours("load").unwrap().display().to_string();
+    let words = [&*load, "rr", "--seconds", "0", "--connections", "20", "--to", &to];
+    let mut waiting = shop.pod("shop/web").spawn("waiting", &words).unwrap();
+    let web = shop.pod("shop/web").clone();
+    wait_for("connections in the queues", IN_FORCE, || {
+        let sockets = web.ask(&["ss", "-Htn", "state", "established"])?;
+        let made = sockets
+            .lines()
+            .filter(|line| line.ends_with(":15001") || line.contains(":15001 "))
+            .count();
+        ensure!(made >= 20, "{made} of 20 in\n{sockets}");
+        Ok(())
+    })
+    .unwrap();
+    signal("-TERM");
+    signal("-CONT");
+    wait_until("the clients' end", IN_FORCE, || waiting.check_running().is_err()).unwrap();
+    let report: testbed::load::Report =
+        serde_json::from_str(waiting.log().unwrap().trim()).unwrap();
+    assert_eq!((report.errors, &report.first_error), (0, &None));
+    shop.cluster.daemon_mut("a").unwrap().stop().unwrap();
+    shop.expect(&to, &[("shop/web", Refused)]);
+}
