@@ -7,6 +7,7 @@
 mod answer;
 mod candidates;
 mod observe;
+mod on_demand;
 mod pod_resolver;
 mod resolv_conf;
 mod server;

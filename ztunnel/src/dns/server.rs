@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     Answer, Client, Question, answer,
     observe::{Observer, log},
+    on_demand,
     pod_resolver::{PodResolver, own_nameservers},
     upstream::{self, within},
     wire::{Malformed, Request, Transport},
@@ -197,6 +198,9 @@ impl PodDns {
     fn at_once(&self, request: &Request) -> Option<Vec<u8>> {
         let workload = self.pod.record(&self.node.store);
         self.observer.query(request, workload.as_ref());
+        if self.node.on_demand.is_asking() {
+            return None;
+        }
         workload.and_then(|workload| self.of_mesh(request, &workload))
     }
 
@@ -210,10 +214,28 @@ impl PodDns {
             log(request, None, "unknown_source", None);
             return request.failure(ResponseCode::ServFail);
         };
+        if !self.is_asked(request, &workload).await {
+            log(request, Some(&workload), "lookup_timeout", None);
+            return request.failure(ResponseCode::ServFail);
+        }
         match self.of_mesh(request, &workload) {
             Some(answer) => answer,
             None => self.forward(request, &workload, asked).await,
         }
+    }
+
+    /// Whether the store has what there is of the name, or the control plane was asked for it and has answered.
+    async fn is_asked(&self, request: &Request, workload: &Workload) -> bool {
+        let Some((name, _)) = request.addresses_of() else { return true };
+        let resolv_conf = self.resolver.conf();
+        let client = Client {
+            namespace: &workload.namespace,
+            network: &workload.network,
+            resolv_conf: &resolv_conf,
+        };
+        let node = &self.node;
+        !node.on_demand.is_asking()
+            || on_demand::ask(&node.on_demand, &node.dns, &client, &name).await
     }
 
     fn of_mesh(&self, request: &Request, workload: &Workload) -> Option<Vec<u8>> {
