@@ -16,7 +16,8 @@ const FILE: &str = "policy.yaml";
 /// The lines in which a daemon records connections that a change of policy cut.
 fn cut_lines(shop: &Shop, node: &str) -> Result<Vec<String>> {
     let log = shop.cluster.daemon(node)?.log()?;
-    let cut = log.lines().filter(|line| line.contains("reason=\"policy_changed\""));
+    let records = log.lines().filter(|line| line.contains("\taccess\t"));
+    let cut = records.filter(|line| line.contains("reason=\"policy_changed\""));
     Ok(cut.map(str::to_owned).collect())
 }
 
