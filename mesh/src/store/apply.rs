@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{Service, Snapshot, Update, Workload, few::Few, interner::Interner, keys};
+use super::{
+    Endpoints, Service, Snapshot, Update, Workload, endpoints::Layout, few::Few,
+    interner::Interner, keys,
+};
 
 impl Snapshot {
     /// Applies one change.
@@ -31,7 +34,7 @@ impl Snapshot {
             self.forget_names(former, Some(&workload));
             for membership in former.services.iter() {
                 if workload.membership(&membership.service).is_none() {
-                    self.remove_endpoint(&membership.service, &workload.uid);
+                    self.remove_endpoint(&membership.service, former);
                 }
             }
         }
@@ -42,7 +45,12 @@ impl Snapshot {
             put(&mut self.workloads_by_host, key, &workload, same);
         }
         for membership in workload.services.iter() {
-            self.endpoints.entry(membership.service.clone()).or_default().put(workload.clone());
+            let known = self.services.get(&membership.service);
+            let empty = || known.map(|service| Layout::of(&service.load_balancing));
+            self.endpoints
+                .entry(membership.service.clone())
+                .or_insert_with(|| Endpoints::laid_out(empty().unwrap_or_default()))
+                .put(workload.clone(), former.as_deref());
         }
     }
 
@@ -52,6 +60,9 @@ impl Snapshot {
         // The key contains the host name: a service of the same key is under it already.
         let same = |held: &Service| held.key == service.key;
         put(&mut self.services_by_host, service.hostname.clone(), &service, same);
+        if let Some(endpoints) = self.endpoints.get_mut(&service.key) {
+            endpoints.lay_out(Layout::of(&service.load_balancing));
+        }
     }
 
     /// A name is a workload's uid, or else a service's `<namespace>/<hostname>`. A removal of what is not there is no error.
@@ -60,7 +71,7 @@ impl Snapshot {
             self.forget_names(&workload, None);
             self.addresses.remove_workload(&workload);
             for membership in workload.services.iter() {
-                self.remove_endpoint(&membership.service, &workload.uid);
+                self.remove_endpoint(&membership.service, &workload);
             }
         } else if let Some(service) = self.services.remove(name) {
             self.addresses.remove_service(&service);
@@ -81,9 +92,9 @@ impl Snapshot {
         }
     }
 
-    fn remove_endpoint(&mut self, service: &str, uid: &str) {
+    fn remove_endpoint(&mut self, service: &str, workload: &Workload) {
         let Some(endpoints) = self.endpoints.get_mut(service) else { return };
-        endpoints.remove(uid);
+        endpoints.remove(workload);
         if endpoints.is_empty() {
             self.endpoints.remove(service);
         }

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use self::interner::Interner;
 pub use self::{
-    endpoints::Endpoints,
+    endpoints::{Endpoints, Stretch},
     gateway::{GatewayAddress, GatewayTarget, HBONE_PORT, WeightedWaypoint},
     service::{
         HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, NetworkAddress, RoutingScope,

@@ -8,7 +8,7 @@ use std::{num::NonZeroU16, sync::Arc};
 use ipnet::IpNet;
 use proto::workload::{self as wire_workload, load_balancing};
 
-use super::{DecodeError, GatewayAddress, Port, WeightedWaypoint, gateway, keys};
+use super::{DecodeError, GatewayAddress, Port, WeightedWaypoint, Workload, gateway, keys};
 use crate::{
     identity::Spiffe,
     wire::{self, Fault},
@@ -126,6 +126,20 @@ pub enum Visibility {
     Public,
     /// Workloads of its own namespace.
     Namespace,
+}
+
+impl RoutingScope {
+    /// What of a workload is compared.
+    pub fn of(self, workload: &Workload) -> &Arc<str> {
+        match self {
+            Self::Region => &workload.locality.region,
+            Self::Zone => &workload.locality.zone,
+            Self::Subzone => &workload.locality.subzone,
+            Self::Node => &workload.node,
+            Self::Cluster => &workload.cluster,
+            Self::Network => &workload.network,
+        }
+    }
 }
 
 impl Service {

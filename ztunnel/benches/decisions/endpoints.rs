@@ -8,7 +8,7 @@ use proto::workload::{
     Workload, address,
     load_balancing::{Mode, Scope},
 };
-use ztunnel::next_hop::{Outbound, next_hop};
+use ztunnel::next_hop::{Experience, Outbound, next_hop};
 
 use crate::row::Row;
 
@@ -61,7 +61,7 @@ pub(crate) fn pick() -> Vec<Row> {
             let outbound = Outbound { source: &source, orig_dst, network: "" };
             let what = format!("choose one endpoint of 10,000, {name}, {shares}");
             rows.push(Row::calls(&what, "< 1 µs", |pick| {
-                let hop = next_hop(&snapshot, &outbound, pick);
+                let hop = next_hop(&snapshot, &outbound, &Experience::NONE, pick);
                 drop(black_box(hop.expect("there are endpoints")));
             }));
         }

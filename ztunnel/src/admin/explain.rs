@@ -20,7 +20,7 @@ use mesh::{
 pub(super) use self::answer::Explanation;
 use self::answer::{Hop, Outcome, Party, Verdict, judge};
 use super::{PodStatus, http::Request};
-use crate::next_hop::{NextHop, NoRoute, Outbound, next_hop};
+use crate::next_hop::{Experience, NextHop, NoRoute, Outbound, next_hop};
 
 /// What is asked.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -73,7 +73,7 @@ impl Question {
                     BadQuestion::UnknownPod { namespace: namespace.clone(), name: name.clone() }
                 })?;
                 let outbound = Outbound { source: &source, orig_dst: self.to, network };
-                let found = next_hop(snapshot, &outbound, pick);
+                let found = next_hop(snapshot, &outbound, &Experience::NONE, pick);
                 Ok(self.member(snapshot, &source, found))
             }
         }

@@ -36,9 +36,7 @@ pub(super) fn of(
         .or_else(|| addresses().next());
     match ip {
         Some(ip) => Some(Address::Ip(*ip)),
-        None if workload.addresses.is_empty() && !workload.hostname.is_empty() => {
-            Some(Address::Host(workload.hostname.clone()))
-        }
-        None => None,
+        None if workload.hostname.is_empty() => None,
+        None => Some(Address::Host(workload.hostname.clone())),
     }
 }

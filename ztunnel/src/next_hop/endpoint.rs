@@ -1,6 +1,6 @@
 //! Chooses an endpoint of a service.
 //!
-//! In: the service, the port, who asks, and dice. Out: a workload with the port and address to reach, or how many endpoints were
+//! In: the service, the port, who asks, chance and experience. Out: a workload with the port and address to reach, or how many endpoints were
 //! rejected for what.
 
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -13,7 +13,7 @@ use mesh::store::{
 use super::{
     NoRoute,
     address::{self, Address},
-    dice::Dice,
+    choosing::{Choosing, Experience},
 };
 
 /// What is asked for.
@@ -77,6 +77,8 @@ pub struct Rejected {
     pub on_other_network: usize,
     /// They are not where the service wants its clients to stay.
     pub not_local: usize,
+    /// They were tried for this connection.
+    pub tried: usize,
 }
 
 /// Why one endpoint is not used.
@@ -89,66 +91,152 @@ enum Unusable {
     NotLocal,
 }
 
-/// Chooses an endpoint: among the usable ones those that the service's mode prefers, among these by capacity.
+/// Chooses an endpoint: among the usable ones those that the service's mode prefers, of two of these by capacity the one
+/// with fewer connections for its capacity. That keeps the busiest far nearer to the mean than one choice does
+/// (Mitzenmacher: "The Power of Two Choices in Randomized Load Balancing", 2001).
 ///
-/// Endpoints on other networks that name no gateway are left out; if there are only such, that is the error.
+/// Endpoints on other networks that name no gateway are left out; if there are only such, that is the error. Ejected ones
+/// are left out while there is any other, at whatever distance.
 pub(super) fn choose(
     snapshot: &Snapshot,
     wanted: &Wanted<'_>,
-    dice: &mut Dice,
+    choosing: &mut Choosing<'_>,
 ) -> Result<Chosen, NoRoute> {
     let Some(endpoints) = snapshot.endpoints(wanted.service) else {
         return Err(wanted.nobody(Rejected::default(), None));
     };
-    // All alike: nearly always the first throw hits, however many there are. A miss leaves the choice to the scan below,
-    // where each has the same chance again.
-    if wanted.service.load_balancing.mode == LoadBalancingMode::Any && endpoints.is_even() {
-        let count = u64::try_from(endpoints.len()).expect("fits: 64 bits");
-        let index = usize::try_from(dice.below(count)).expect("fits: below a usize");
-        if let Some(workload) = endpoints.get(index)
-            && let Ok(way) = wanted.usable(workload)
-        {
-            return Ok(way.to(workload));
-        }
+    if let Some(chosen) = wanted.near(endpoints, choosing) {
+        return Ok(chosen);
     }
-    let (best_rank, total_capacity) = wanted.survey(endpoints)?;
-    let mut left = dice.below(total_capacity);
-    for workload in endpoints.iter() {
-        let Ok(way) = wanted.usable(workload) else { continue };
-        if wanted.rank(workload) != best_rank {
-            continue;
-        }
-        let capacity = u64::from(workload.capacity);
-        if left < capacity {
-            return Ok(way.to(workload));
-        }
-        left -= capacity;
-    }
-    unreachable!("the survey counted the same endpoints")
+    let (standing, best) = match wanted.survey(endpoints, choosing.experience, Ejected::LeftOut) {
+        Ok(best) => (Ejected::LeftOut, best),
+        Err(_) => (Ejected::Taken, wanted.survey(endpoints, choosing.experience, Ejected::Taken)?),
+    };
+    let mut draw = |choosing: &mut Choosing<'_>| {
+        let number = choosing.dice.below(best.capacity);
+        wanted.counted(endpoints, choosing.experience, standing, best.rank, number)
+    };
+    let first = draw(choosing).expect("the survey counted the same endpoints");
+    Ok(first.or_less_busy(choosing, draw))
+}
+
+/// How often a number is drawn before every endpoint is looked at. At most half of them are ejected.
+const DRAWS: usize = 16;
+/// How often a second endpoint is drawn that is not the first one.
+const SECOND_DRAWS: usize = 3;
+
+/// What becomes of ejected endpoints.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Ejected {
+    LeftOut,
+    Taken,
+}
+
+/// The best rank among usable endpoints, and the sum of capacities of those that have it.
+struct Best {
+    rank: usize,
+    capacity: u64,
 }
 
 impl Wanted<'_> {
-    /// The best rank among usable endpoints, and the sum of capacities of those that have it.
-    fn survey(&self, endpoints: &Endpoints) -> Result<(usize, u64), NoRoute> {
+    /// Draws from the nearest stretch of the list that gets traffic, without a look at the rest. None if it is not found
+    /// out so, and every endpoint must be looked at.
+    fn near(&self, endpoints: &Endpoints, choosing: &mut Choosing<'_>) -> Option<Chosen> {
+        let LoadBalancing { mode, preferences, .. } = &self.service.load_balancing;
+        let stretch = match mode {
+            LoadBalancingMode::Any => endpoints.near(self.source, 0),
+            LoadBalancingMode::Strict => endpoints.near(self.source, endpoints.depth()),
+            LoadBalancingMode::Failover => {
+                // Other networks are ordered among themselves: their nearest is no stretch.
+                let last = usize::from(preferences.first() == Some(&RoutingScope::Network));
+                let depths = (last..=endpoints.depth()).rev();
+                let mut stretches = depths.map(|depth| endpoints.near(self.source, depth));
+                stretches.find(|stretch| stretch.weight() > 0)?
+            }
+            LoadBalancingMode::Passthrough => return None,
+        };
+        let weight = stretch.weight();
+        let mut draw = |choosing: &mut Choosing<'_>| {
+            let workload = stretch.at(choosing.dice.below(weight))?;
+            let way = self.usable(workload).ok()?;
+            let taken = self.permits(workload, &way, choosing.experience, Ejected::LeftOut);
+            taken.then(|| way.to(workload))
+        };
+        let first = (0..DRAWS).find_map(|_| draw(choosing))?;
+        Some(first.or_less_busy(choosing, draw))
+    }
+
+    fn survey(
+        &self,
+        endpoints: &Endpoints,
+        experience: &Experience<'_>,
+        ejected: Ejected,
+    ) -> Result<Best, NoRoute> {
         let mut rejected = Rejected::default();
         let mut elsewhere = None;
-        let mut best: Option<(usize, u64)> = None;
+        let mut best: Option<Best> = None;
         for workload in endpoints.iter() {
-            if let Err(why) = self.usable(workload) {
-                rejected.count(&why);
-                if let Unusable::OnOtherNetwork = why {
-                    elsewhere = Some(workload);
+            let way = match self.usable(workload) {
+                Ok(way) => way,
+                Err(why) => {
+                    rejected.count(&why);
+                    if let Unusable::OnOtherNetwork = why {
+                        elsewhere = Some(workload);
+                    }
+                    continue;
                 }
+            };
+            if !self.permits(workload, &way, experience, ejected) {
+                rejected.tried += 1;
                 continue;
             }
             let (rank, capacity) = (self.rank(workload), u64::from(workload.capacity));
-            best = match best {
-                Some((held, sum)) if held == rank => Some((rank, sum + capacity)),
-                Some((held, sum)) if held > rank => Some((held, sum)),
-                Some(_) | None => Some((rank, capacity)),
-            };
+            match &mut best {
+                Some(held) if held.rank == rank => held.capacity += capacity,
+                Some(held) if held.rank > rank => {}
+                Some(_) | None => best = Some(Best { rank, capacity }),
+            }
         }
         best.ok_or_else(|| self.nobody(rejected, elsewhere))
+    }
+
+    /// The usable endpoint of a rank whose share a number is in.
+    fn counted(
+        &self,
+        endpoints: &Endpoints,
+        experience: &Experience<'_>,
+        ejected: Ejected,
+        rank: usize,
+        number: u64,
+    ) -> Option<Chosen> {
+        let mut left = number;
+        endpoints.iter().find_map(|workload| {
+            let way = self.usable(workload).ok()?;
+            let counts =
+                self.rank(workload) == rank && self.permits(workload, &way, experience, ejected);
+            let capacity = if counts { u64::from(workload.capacity) } else { 0 };
+            if left < capacity {
+                return Some(way.to(workload));
+            }
+            left -= capacity;
+            None
+        })
+    }
+
+    /// Whether what the node has learnt speaks for trying an endpoint.
+    fn permits(
+        &self,
+        workload: &Workload,
+        way: &Way,
+        experience: &Experience<'_>,
+        ejected: Ejected,
+    ) -> bool {
+        let ip = match &way.address {
+            Some(Address::Ip(ip)) => Some(*ip),
+            Some(Address::Host(_)) | None => None,
+        };
+        !experience.tried.contains(&workload.uid)
+            && (ejected == Ejected::Taken || !(experience.ejected)(workload, ip))
     }
 
     fn usable(&self, workload: &Workload) -> Result<Way, Unusable> {
@@ -229,6 +317,26 @@ impl Wanted<'_> {
     }
 }
 
+impl Chosen {
+    /// This one or a second one: that with fewer connections for its capacity, this one if they are even.
+    fn or_less_busy(
+        self,
+        choosing: &mut Choosing<'_>,
+        mut draw: impl FnMut(&mut Choosing<'_>) -> Option<Self>,
+    ) -> Self {
+        let second = (0..SECOND_DRAWS)
+            .find_map(|_| draw(choosing).filter(|one| one.workload.uid != self.workload.uid));
+        let Some(second) = second else { return self };
+        let open = |one: &Self| u64::from((choosing.experience.open)(&one.workload));
+        let capacity = |one: &Self| u64::from(one.workload.capacity);
+        if open(&second) * capacity(&self) < open(&self) * capacity(&second) {
+            second
+        } else {
+            self
+        }
+    }
+}
+
 /// How many of the preferences are met, counted from the first until one is not. A network that comes first outweighs all
 /// others together, and those still order the endpoints of other networks.
 fn failover_rank(preferences: &[RoutingScope], source: &Workload, endpoint: &Workload) -> usize {
@@ -246,14 +354,7 @@ fn failover_rank(preferences: &[RoutingScope], source: &Workload, endpoint: &Wor
 }
 
 fn shares(scope: RoutingScope, a: &Workload, b: &Workload) -> bool {
-    match scope {
-        RoutingScope::Region => a.locality.region == b.locality.region,
-        RoutingScope::Zone => a.locality.zone == b.locality.zone,
-        RoutingScope::Subzone => a.locality.subzone == b.locality.subzone,
-        RoutingScope::Node => a.node == b.node,
-        RoutingScope::Cluster => a.cluster == b.cluster,
-        RoutingScope::Network => a.network == b.network,
-    }
+    scope.of(a) == scope.of(b)
 }
 
 impl Way {
@@ -284,6 +385,7 @@ impl fmt::Display for Rejected {
             (self.without_capacity, "without capacity"),
             (self.on_other_network, "on another network without a gateway"),
             (self.not_local, "not local"),
+            (self.tried, "tried in vain"),
         ];
         let mut separator = "";
         for (count, reason) in reasons.into_iter().filter(|(count, _)| *count > 0) {

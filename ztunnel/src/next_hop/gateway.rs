@@ -14,7 +14,7 @@ use mesh::{
 use super::{
     Hop, NextHop, NoRoute, Outbound, Via,
     address::{self, Address},
-    dice::Dice,
+    choosing::Choosing,
     endpoint::{self, Chosen, PortRule, Reach, Wanted},
     expected,
 };
@@ -34,7 +34,7 @@ pub(super) fn across(
     snapshot: &Snapshot,
     outbound: &Outbound<'_>,
     elsewhere: Elsewhere,
-    dice: &mut Dice,
+    choosing: &mut Choosing<'_>,
 ) -> Result<NextHop, NoRoute> {
     let Elsewhere { target, dialed, behind } = elsewhere;
     let network = || target.network.clone();
@@ -58,7 +58,7 @@ pub(super) fn across(
     })?;
     let authority = Authority::Host { name, port: outbound.orig_dst.port() };
     let Gateway { workload, hbone_port, address, expect } =
-        resolve(snapshot, outbound, gateway, &target, dice)?;
+        resolve(snapshot, outbound, gateway, &target, choosing)?;
     let via = Via::Across { hbone_port, authority, expect, behind, target };
     Ok(Hop { workload, service: Some(service), via }.at_address(address))
 }
@@ -75,7 +75,7 @@ fn resolve(
     outbound: &Outbound<'_>,
     gateway: &GatewayAddress,
     target: &Workload,
-    dice: &mut Dice,
+    choosing: &mut Choosing<'_>,
 ) -> Result<Gateway, NoRoute> {
     let source = outbound.source;
     // By address, the address keeps its family; by name, the family is that of what was dialed.
@@ -93,7 +93,7 @@ fn resolve(
                 rule: PortRule::Listed,
                 reach: Reach::Directly,
             };
-            (endpoint::choose(snapshot, &wanted, dice)?, Some(service))
+            (endpoint::choose(snapshot, &wanted, choosing)?, Some(service))
         }
         Some(Found::Workload(workload)) => {
             let address = address::of(&workload, None, dialed);

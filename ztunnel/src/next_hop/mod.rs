@@ -1,9 +1,12 @@
 //! Decides where an outbound connection goes next.
 //!
-//! In: the captured connection, one [`Snapshot`] and a random number. Out: a [`NextHop`], or why there is none. No sockets,
-//! clocks, locks or logs: the caller dials, waits and records.
+//! In: the captured connection, one [`Snapshot`], what the node has learnt of endpoints, and a random number. Out: a
+//! [`NextHop`], or why there is none. No sockets, clocks, locks or logs: the caller dials, waits and records.
 
 mod address;
+mod choosing;
+#[cfg(test)]
+mod choosing_tests;
 mod dice;
 mod endpoint;
 #[cfg(test)]
@@ -30,8 +33,9 @@ use mesh::{
     },
 };
 
-use self::{address::Address, dice::Dice, gateway::Elsewhere};
+use self::{address::Address, choosing::Choosing, dice::Dice, gateway::Elsewhere};
 pub use self::{
+    choosing::Experience,
     endpoint::Rejected,
     no_route::{NoRoute, source},
 };
@@ -249,6 +253,7 @@ impl Hop {
 pub fn next_hop(
     snapshot: &Snapshot,
     outbound: &Outbound<'_>,
+    experience: &Experience<'_>,
     pick: u64,
 ) -> Result<NextHop, NoRoute> {
     let orig_dst = canonical(outbound.orig_dst);
@@ -256,11 +261,11 @@ pub fn next_hop(
     if orig_dst.ip().is_loopback() && is_own_port(orig_dst.port()) {
         return Err(NoRoute::OwnPort { port: orig_dst.port() });
     }
-    let mut dice = Dice::new(pick);
+    let mut choosing = Choosing { dice: Dice::new(pick), experience };
     match snapshot.by_address(outbound.network, orig_dst.ip(), &outbound.source.namespace) {
         None => Ok(NextHop::Passthrough { dial: orig_dst, service: None }),
-        Some(Found::Service(service)) => to_service(snapshot, outbound, service, &mut dice),
-        Some(Found::Workload(workload)) => to_workload(snapshot, outbound, workload, &mut dice),
+        Some(Found::Service(service)) => to_service(snapshot, outbound, service, &mut choosing),
+        Some(Found::Workload(workload)) => to_workload(snapshot, outbound, workload, &mut choosing),
     }
 }
 
@@ -268,23 +273,23 @@ fn to_service(
     snapshot: &Snapshot,
     outbound: &Outbound<'_>,
     service: Arc<Service>,
-    dice: &mut Dice,
+    choosing: &mut Choosing<'_>,
 ) -> Result<NextHop, NoRoute> {
-    if let Some(gateway) = waypoint::of_service(&service, dice)? {
+    if let Some(gateway) = waypoint::of_service(&service, choosing)? {
         let gateway = gateway.clone();
-        return to_waypoint(snapshot, outbound, &gateway, Some(service), dice);
+        return to_waypoint(snapshot, outbound, &gateway, Some(service), choosing);
     }
     if service.load_balancing.mode == LoadBalancingMode::Passthrough {
         return Ok(NextHop::Passthrough { dial: outbound.orig_dst, service: Some(service) });
     }
-    to_endpoint(snapshot, outbound, service, dice)
+    to_endpoint(snapshot, outbound, service, choosing)
 }
 
 fn to_endpoint(
     snapshot: &Snapshot,
     outbound: &Outbound<'_>,
     service: Arc<Service>,
-    dice: &mut Dice,
+    choosing: &mut Choosing<'_>,
 ) -> Result<NextHop, NoRoute> {
     let wanted = endpoint::Wanted {
         source: outbound.source,
@@ -294,11 +299,12 @@ fn to_endpoint(
         rule: endpoint::PortRule::Listed,
         reach: endpoint::Reach::ThroughGateways,
     };
-    let endpoint::Chosen { workload, port, address } = endpoint::choose(snapshot, &wanted, dice)?;
+    let endpoint::Chosen { workload, port, address } =
+        endpoint::choose(snapshot, &wanted, choosing)?;
     let Some(address) = address else {
         let (target, service) = (workload, Some(service));
         let elsewhere = Elsewhere { target, dialed: service.clone(), behind: service };
-        return gateway::across(snapshot, outbound, elsewhere, dice);
+        return gateway::across(snapshot, outbound, elsewhere, choosing);
     };
     let via = via(&workload, port, Some(&service));
     Ok(Hop { workload, service: Some(service), via }.at_address(address))
@@ -308,7 +314,7 @@ fn to_workload(
     snapshot: &Snapshot,
     outbound: &Outbound<'_>,
     workload: Arc<Workload>,
-    dice: &mut Dice,
+    choosing: &mut Choosing<'_>,
 ) -> Result<NextHop, NoRoute> {
     let Outbound { source, orig_dst, network } = *outbound;
     // An address that is also a service's means the service, if it serves the port: its port may be mapped.
@@ -316,16 +322,16 @@ fn to_workload(
         && service.load_balancing.mode != LoadBalancingMode::Passthrough
         && service.port(orig_dst.port()).is_some()
     {
-        return to_endpoint(snapshot, outbound, service.clone(), dice);
+        return to_endpoint(snapshot, outbound, service.clone(), choosing);
     }
     if workload.network != source.network {
         let elsewhere = Elsewhere { target: workload, dialed: None, behind: None };
-        return gateway::across(snapshot, outbound, elsewhere, dice);
+        return gateway::across(snapshot, outbound, elsewhere, choosing);
     }
     if let Some(gateway) = &workload.waypoint
         && !waypoint::is_itself(snapshot, source, gateway)
     {
-        return to_waypoint(snapshot, outbound, gateway, None, dice);
+        return to_waypoint(snapshot, outbound, gateway, None, choosing);
     }
     let via = via(&workload, orig_dst.port(), None);
     Ok(Hop { workload, service: None, via }.at(orig_dst.ip()))
@@ -336,13 +342,13 @@ fn to_waypoint(
     outbound: &Outbound<'_>,
     gateway: &GatewayAddress,
     service: Option<Arc<Service>>,
-    dice: &mut Dice,
+    choosing: &mut Choosing<'_>,
 ) -> Result<NextHop, NoRoute> {
-    let chosen = waypoint::resolve(snapshot, outbound, gateway, dice)?;
+    let chosen = waypoint::resolve(snapshot, outbound, gateway, choosing)?;
     let Some(address) = chosen.address else {
         let (target, behind) = (chosen.workload, chosen.service);
         let elsewhere = Elsewhere { target, dialed: service, behind };
-        return gateway::across(snapshot, outbound, elsewhere, dice);
+        return gateway::across(snapshot, outbound, elsewhere, choosing);
     };
     let via = Via::Waypoint {
         hbone_port: chosen.port,

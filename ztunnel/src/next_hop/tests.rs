@@ -5,7 +5,7 @@ mod networks;
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use super::{
-    NextHop, NoRoute, Outbound,
+    Experience, NextHop, NoRoute, Outbound,
     fixture::{NAMESPACE, NETWORK, snapshot},
     next_hop, source,
 };
@@ -41,7 +41,7 @@ fn check_with(mesh: &str, connection: &str, describe: fn(&NextHop) -> String, ex
     let one = |pick| {
         let source = source(&snapshot, namespace, name, name)?;
         let outbound = Outbound { source, orig_dst, network: NETWORK };
-        next_hop(&snapshot, &outbound, pick)
+        next_hop(&snapshot, &outbound, &Experience::NONE, pick)
     };
     let answers: BTreeSet<String> = (0..PICKS)
         .map(|pick| match one(pick) {
@@ -241,7 +241,12 @@ fn capacities_are_shares() {
     let orig_dst = "10.1.0.1:80".parse().unwrap();
     let outbound = Outbound { source, orig_dst, network: NETWORK };
     let of_two = (0..4000)
-        .filter(|pick| next_hop(&snapshot, &outbound, *pick).unwrap().to_string().contains(".3:"))
+        .filter(|pick| {
+            next_hop(&snapshot, &outbound, &Experience::NONE, *pick)
+                .unwrap()
+                .to_string()
+                .contains(".3:")
+        })
         .count();
     assert!((2900..3100).contains(&of_two), "{of_two} of 4000");
 }
@@ -519,4 +524,37 @@ fn a_reason_stands_for_every_refusal() {
     use mesh::telemetry::Reason;
     let no_route = NoRoute::OwnPort { port: 15001 };
     assert_eq!(Reason::from(&no_route), Reason::OwnPort);
+}
+
+#[test]
+fn a_name_stands_in_where_no_address_is_of_an_allowed_family() {
+    let mesh = "
+        workload web 10.0.0.1 hbone
+        workload db  10.0.0.2 host=db.example.net
+        service  s   10.1.0.1:80 -> db:1 families=ipv6";
+    check(mesh, "web -> 10.1.0.1:80", "resolve db.example.net, then plain to 192.0.2.1:1");
+}
+
+#[test]
+fn a_shorter_prefix_in_the_clients_namespace_beats_a_longer_one_elsewhere() {
+    let mesh = "
+        workload web 10.0.0.1 hbone
+        workload a   10.0.0.2
+        workload b   10.0.0.3
+        service  own 10.2.0.0/16:80 -> a:1
+        service  far 10.2.3.0/24:80 -> b:1 ns=other canonical
+        service  one 10.2.3.9:80    -> b:2 ns=other";
+    check(mesh, "web -> 10.2.3.4:80", "plain to 10.0.0.2:1");
+    check(mesh, "web -> 10.2.3.9:80", "plain to 10.0.0.3:2");
+}
+
+#[test]
+fn local_networks_always_win_and_remote_ones_are_ordered_by_the_other_scopes() {
+    let mesh = "
+        workload web  10.0.0.1 hbone region=r
+        workload near 10.0.0.2 hbone region=q
+        workload away - hbone network=other region=r gateway=10.0.0.9
+        workload gw   10.0.0.9 hbone
+        service  s    10.1.0.1:80 -> near:1 away:1 mode=failover:network,region san=spiffe://td/ns/a/sa/b";
+    check(mesh, "web -> 10.1.0.1:80", "direct 10.0.0.2:15008 for 10.0.0.2:1");
 }

@@ -13,7 +13,7 @@ use mesh::{
 use super::{
     NoRoute, Outbound,
     address::{self, Address},
-    dice::Dice,
+    choosing::Choosing,
     endpoint::{self, Chosen, PortRule, Reach, Wanted},
     expected,
 };
@@ -33,10 +33,10 @@ pub(super) struct Waypoint {
 /// The waypoint of a service: one of several by their weights, else the only one.
 pub(super) fn of_service<'a>(
     service: &'a Service,
-    dice: &mut Dice,
+    choosing: &mut Choosing<'_>,
 ) -> Result<Option<&'a GatewayAddress>, NoRoute> {
     let total = service.weighted_waypoints.iter().map(|one| u64::from(one.weight)).sum();
-    let mut left = dice.below(total);
+    let mut left = choosing.dice.below(total);
     for one in &service.weighted_waypoints {
         let weight = u64::from(one.weight);
         if left < weight {
@@ -56,7 +56,7 @@ pub(super) fn resolve(
     snapshot: &Snapshot,
     outbound: &Outbound<'_>,
     gateway: &GatewayAddress,
-    dice: &mut Dice,
+    choosing: &mut Choosing<'_>,
 ) -> Result<Waypoint, NoRoute> {
     let source = outbound.source;
     // By address, the address keeps its family; by name, the family is that of what was dialed.
@@ -74,7 +74,7 @@ pub(super) fn resolve(
                 rule: PortRule::ListedOrApplicationTunnel,
                 reach: Reach::ThroughGateways,
             };
-            (endpoint::choose(snapshot, &wanted, dice)?, Some(service))
+            (endpoint::choose(snapshot, &wanted, choosing)?, Some(service))
         }
         Some(Found::Workload(workload)) => {
             let address = address::of(&workload, None, dialed);
@@ -104,12 +104,9 @@ pub(super) fn is_itself(
     workload: &Workload,
     gateway: &GatewayAddress,
 ) -> bool {
-    let same = |other: &Workload| other.uid == workload.uid;
     match snapshot.gateway(&gateway.target, &workload.namespace) {
-        Some(Found::Service(service)) => snapshot
-            .endpoints(&service)
-            .is_some_and(|endpoints| endpoints.iter().any(|endpoint| same(endpoint))),
-        Some(Found::Workload(found)) => same(&found),
+        Some(Found::Service(service)) => workload.membership(&service.key).is_some(),
+        Some(Found::Workload(found)) => found.uid == workload.uid,
         None => false,
     }
 }

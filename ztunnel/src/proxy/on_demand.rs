@@ -11,7 +11,7 @@ use mesh::{
 };
 
 use super::Node;
-use crate::next_hop::{NextHop, NoRoute, Outbound, next_hop};
+use crate::next_hop::{Experience, NextHop, NoRoute, Outbound, next_hop};
 
 /// Decides, with what the control plane knows of the destination and of the gateways before it.
 pub(super) async fn decide(node: &Node, outbound: &Outbound<'_>) -> Result<NextHop, Failure> {
@@ -21,7 +21,7 @@ pub(super) async fn decide(node: &Node, outbound: &Outbound<'_>) -> Result<NextH
     }
     let mut asked = Vec::new();
     loop {
-        let decided = next_hop(&node.store.load(), outbound, rand::random());
+        let decided = next_hop(&node.store.load(), outbound, &Experience::NONE, rand::random());
         let error = match decided {
             Ok(hop) => return Ok(hop),
             Err(error) => error,
