@@ -54,6 +54,12 @@ pub enum Fault {
         /// The number.
         found: i32,
     },
+    /// A message inside `Any` is of another type than expected, or cannot be read.
+    #[error("is no google.protobuf.Struct")]
+    NoStruct,
+    /// A number counts nothing, or is none.
+    #[error("must be a whole number from 1 to 4294967295")]
+    NoCount,
     /// An identity cannot be written as a SPIFFE name.
     #[error(transparent)]
     Identity(#[from] SpiffeError),

@@ -27,6 +27,8 @@ mod node_agent;
 mod open_connections;
 #[path = "mesh/outage.rs"]
 mod outage;
+#[path = "mesh/outbound.rs"]
+mod outbound;
 #[path = "mesh/peers.rs"]
 mod peers;
 #[path = "mesh/policy.rs"]

@@ -416,6 +416,11 @@ impl Reader<'_> {
         if address.contains("://") { address } else { format!("https://{address}") }
     }
 
+    fn parsed_if_set<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
+        let value = self.optional(name)?;
+        self.check(name, &value, value.parse())
+    }
+
     fn parsed<T: FromStr<Err: Display>>(&mut self, name: &'static str, default: T) -> T {
         match self.optional(name) {
             None => default,
@@ -563,6 +568,11 @@ mod tests {
             "SECRET_TTL",
             "1d",
             "expected a whole number and a unit: 500ms, 10s, 5m or 24h",
+        );
+        check_refused(
+            "AQUIFER_CONNECTION_RATE_PER_IDENTITY",
+            "fast",
+            "expected connections a second, or `a second:at once`, whole numbers from 1: 100 or 100:200",
         );
         check_refused("AQUIFER_EXEMPT", "10.0.0.0/40", "invalid IP address syntax");
         check_refused(

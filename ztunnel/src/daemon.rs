@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{Addresses, ConnectionTable, Handles, Readiness, Servers},
     admission::AnnouncedAt,
+    balance::{Balance, DefaultLimits},
     capture::{Capture, CaptureConfig, Exclusions, Families, KeepAlive, SocketOptions, Sources},
     config::{Config, HostSection, Mode, SocketSection},
     control_plane,
@@ -39,7 +40,7 @@ use crate::{
         socket,
         zds::{self, Snapshot},
     },
-    proxy::{self, DataThreads, Node, PodLimits, Pods, Shortages, Source},
+    proxy::{self, DataThreads, Names, Node, PodLimits, Pods, Shortages, Source},
 };
 
 /// Pods that could not be served are tried again this often.
@@ -98,6 +99,11 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
         },
         shortages: Shortages::new(descriptor_limit()),
         drain_limit: config.drain_limit,
+        balance: Balance::new(DefaultLimits {
+            max_connections: config.limits.max_connections_per_destination,
+            connection_rate: config.limits.connection_rate_per_identity,
+        }),
+        names: Names::default(),
         connections: ConnectionTable::new(),
         draining: CancellationToken::new(),
         ending: CancellationToken::new(),
@@ -119,6 +125,7 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
         Mode::Dedicated(host) => serve_host(config, host, &pods)?,
     }
     spawn_local(retry(pods.clone()));
+    spawn_local(node.balance.clone().keep(node.store.clone()));
     // Queries are answered by the same threads, of which each pod has its own sockets before it is captured.
     readiness.task("dns proxy").ready();
     readiness.task("proxy").ready();
@@ -251,6 +258,7 @@ fn handles(
         store: node.store.clone(),
         identities: node.identities.clone(),
         certificate_metrics: CertificateMetrics::default(),
+        balance: node.balance.clone(),
         connections: node.connections.clone(),
         pods: Box::new(move || {
             let listing = listing.lock().unwrap_or_else(PoisonError::into_inner);

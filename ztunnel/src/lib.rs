@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod balance;
 pub mod capture;
 pub mod config;
 mod control_plane;

@@ -399,7 +399,7 @@ mod tests {
                 } else if let Some(gone) = model.remove(&uid) {
                     endpoints.remove(&gone);
                 }
-                if endpoints.len() % 97 == 0 {
+                if endpoints.len().is_multiple_of(97) {
                     former = (endpoints.clone(), list(&endpoints));
                 }
             }

@@ -12,6 +12,7 @@ mod few;
 mod gateway;
 mod interner;
 mod keys;
+mod limits;
 mod service;
 mod snapshot;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use self::interner::Interner;
 pub use self::{
     endpoints::{Endpoints, Stretch},
     gateway::{GatewayAddress, GatewayTarget, HBONE_PORT, WeightedWaypoint},
+    limits::{BadRate, Limits, Rate},
     service::{
         HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, NetworkAddress, RoutingScope,
         Service, Visibility,

@@ -8,7 +8,7 @@ use std::{num::NonZeroU16, sync::Arc};
 use ipnet::IpNet;
 use proto::workload::{self as wire_workload, load_balancing};
 
-use super::{DecodeError, GatewayAddress, Port, WeightedWaypoint, Workload, gateway, keys};
+use super::{DecodeError, GatewayAddress, Limits, Port, WeightedWaypoint, Workload, gateway, keys};
 use crate::{
     identity::Spiffe,
     wire::{self, Fault},
@@ -47,6 +47,8 @@ pub struct Service {
     pub ingress_use_waypoint: bool,
     /// Who may use it.
     pub visibility: Visibility,
+    /// Limits for connections to it.
+    pub limits: Limits,
 }
 
 /// An address, or a prefix of addresses, in a network.
@@ -189,6 +191,7 @@ impl TryFrom<wire_workload::Service> for Service {
                 Ok(wire_workload::service::Visibility::Namespace) => Visibility::Namespace,
                 Ok(wire_workload::service::Visibility::Public) | Err(_) => Visibility::Public,
             },
+            limits: Limits::of(&wire.extensions)?,
         })
     }
 }

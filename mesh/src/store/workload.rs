@@ -7,7 +7,7 @@ use std::{net::IpAddr, num::NonZeroU16, sync::Arc};
 
 use proto::workload as wire_workload;
 
-use super::{DecodeError, GatewayAddress, gateway};
+use super::{DecodeError, GatewayAddress, Limits, gateway};
 use crate::{
     identity::Spiffe,
     policy,
@@ -74,6 +74,8 @@ pub struct Workload {
     pub health: Health,
     /// Its share of a service's connections, relative to the other endpoints'. Default 1; 0 gets none.
     pub capacity: u32,
+    /// Limits for connections to it and from it.
+    pub limits: Limits,
 }
 
 /// That a workload is an endpoint of a service.
@@ -251,6 +253,7 @@ impl TryFrom<wire_workload::Workload> for Workload {
             policies: wire.authorization_policies.iter().map(|key| key.as_str().into()).collect(),
             health: health(wire.status)?,
             capacity: wire.capacity.unwrap_or(1),
+            limits: Limits::of(&wire.extensions)?,
         })
     }
 }

@@ -90,12 +90,17 @@ impl TrafficMetrics {
 
     /// Counts the connection as opened.
     pub fn open(&self, connection: Connection) -> ConnectionMetrics {
+        self.open_since(connection, Instant::now())
+    }
+
+    /// Counts a connection as opened that was accepted before its next hop was known.
+    pub fn open_since(&self, connection: Connection, started: Instant) -> ConnectionMetrics {
         let series = self.series(&connection.traffic);
         series.opened.increment(1);
         let opened = ConnectionMetrics {
             connection,
             series,
-            started: Instant::now(),
+            started,
             received_bytes: Cell::new(0),
             sent_bytes: Cell::new(0),
             finished: false,

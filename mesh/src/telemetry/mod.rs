@@ -11,6 +11,7 @@ mod connection;
 mod duration;
 mod format;
 mod log;
+mod on_demand;
 mod openmetrics;
 mod reason;
 mod recorder;
@@ -21,6 +22,7 @@ pub use connection::{Connection, ConnectionMetrics, Failure, OpenSocket, Traffic
 pub use duration::{DialedFor, dialed, handshaken, sampled};
 pub use format::LogFormat;
 pub use log::{LogConfig, LogError, LogHandle, start_log};
+pub use on_demand::resolved_on_demand;
 pub use reason::{Reason, ResponseFlag};
 pub use recorder::{Exposition, Metrics, MetricsError, record_build};
 pub use traffic::{Party, Reporter, Security, ServiceName, Traffic};

@@ -66,6 +66,11 @@ reasons! {
     /// The destination is a port of the mesh's own.
     OwnPort "own_port" Connect;
 
+    /// The destination has as many connections from this node as it may.
+    ConnectionLimit "connection_limit" Connect;
+    /// The source makes new connections faster than it may.
+    RateLimit "rate_limit" Connect;
+
     /// The next hop refused the TCP connection.
     DialRefused "dial_refused" Connect;
     /// The next hop did not answer the TCP connection in time.

@@ -119,6 +119,19 @@ fn describe() {
         "Bytes received from the connections' initiators"
     );
     describe_counter!("istio_tcp_sent_bytes_total", "Bytes sent to the connections' initiators");
+    describe_counter!(
+        "istio_on_demand_dns_total",
+        "Names of workloads that were resolved for a connection"
+    );
+    describe_counter!(
+        "aquifer_retried_connections_total",
+        "Attempts that failed before the first byte and were made at another endpoint"
+    );
+    describe_counter!(
+        "aquifer_endpoint_ejections_total",
+        "Endpoints left alone after repeated failures"
+    );
+    describe_gauge!("aquifer_endpoints_ejected", "Endpoints that are left alone now");
     describe_gauge!("istio_tcp_sockets_open", "Accepted sockets that are open");
     describe_counter!("istio_xds_connection_terminations_total", "xDS streams that ended");
     describe_counter!("istio_xds_message_total", "xDS responses received");

@@ -125,6 +125,7 @@ impl<'a> Services<'a> {
             load_balancing: self.load_balancing(service),
             ip_families: ip_families(spec).into(),
             canonical: true,
+            extensions: spec.limits.extension().into_iter().collect(),
             ..workload::Service::default()
         }
     }

@@ -323,3 +323,30 @@ fn equal_input_gives_equal_versions() {
     assert_eq!(first.addresses, second.addresses);
     assert_eq!(first.addresses["Kubernetes//Pod/shop/web"].version().len(), 16);
 }
+
+#[test]
+fn limits_of_annotations_are_an_extension_and_the_pods_comes_before_the_namespaces() {
+    let namespace = |annotations: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, annotations: {{{annotations}}}}}\n---"
+        )
+    };
+    let metadata = |annotations: &str| {
+        format!(
+            "metadata: {{name: web, namespace: shop, labels: {{app: web}}, annotations: {{{annotations}}}}}"
+        )
+    };
+    let rate = |value: &str| format!("aquifer.io/connection-rate: '{value}'");
+    for (of_namespace, of_pod, expected) in [
+        (String::new(), String::new(), "None None"),
+        (rate("100"), String::new(), "None Some(\"100:100\")"),
+        (rate("100"), rate("5:9"), "None Some(\"5:9\")"),
+        (String::new(), "aquifer.io/max-connections: '7'".to_owned(), "Some(7) None"),
+    ] {
+        let text = format!("{}{}", namespace(&of_namespace), pod(&metadata(&of_pod)));
+        let workload = mesh::store::Workload::try_from(workload(&compiled(&text)).unwrap());
+        let limits = workload.unwrap().limits;
+        let rate = limits.connection_rate.map(|rate| rate.to_string());
+        assert_eq!(format!("{:?} {rate:?}", limits.max_connections), expected);
+    }
+}

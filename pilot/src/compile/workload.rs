@@ -13,7 +13,7 @@ use super::{
     service::{Services, dataplane_mode, slice_ports},
     waypoint::Waypoints,
 };
-use crate::manifests::{EndpointSlice, Labels, Manifests, Meta, Object, Pod, PodState};
+use crate::manifests::{EndpointSlice, Labels, Manifests, Meta, Namespace, Object, Pod, PodState};
 
 /// Everything a workload is made of.
 pub(crate) struct Workloads<'a> {
@@ -33,16 +33,25 @@ impl Workloads<'_> {
             .filter_map(|node| Some((&*node.meta.name, locality(&node.spec.labels)?)))
             .collect();
         let namespaces = self.manifests.namespaces.iter();
-        let namespaces: HashMap<&str, &Labels> =
-            namespaces.map(|namespace| (&*namespace.meta.name, &namespace.spec.labels)).collect();
+        let namespaces: HashMap<&str, &Namespace> =
+            namespaces.map(|namespace| (&*namespace.meta.name, &namespace.spec)).collect();
         let pods = self.manifests.pods.iter().filter(|pod| {
             // Neither takes a connection, and an ended pod's address may be another's.
             pod.spec.state != PodState::Ended && !pod.spec.addresses.is_empty()
         });
         let pods = pods.map(move |pod| {
             let namespace = namespaces.get(&*pod.meta.namespace).copied();
-            let enrolled = is_enrolled(&pod.meta, &pod.spec, namespace);
-            self.pod(pod, enrolled, nodes.get(&*pod.spec.node).cloned())
+            let labels = namespace.map(|namespace| &namespace.labels);
+            let enrolled = is_enrolled(&pod.meta, &pod.spec, labels);
+            let mut limits = pod.spec.limits;
+            if let Some(namespace) = namespace {
+                limits.connection_rate =
+                    limits.connection_rate.or(namespace.limits.connection_rate);
+            }
+            Workload {
+                extensions: limits.extension().into_iter().collect(),
+                ..self.pod(pod, enrolled, nodes.get(&*pod.spec.node).cloned())
+            }
         });
         let slices = self.manifests.endpoint_slices.iter();
         pods.chain(slices.flat_map(|slice| self.slice(slice)))

@@ -10,9 +10,12 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 
+use mesh::store::Limits;
+
 use super::{
     Labels, UseWaypoint,
     document::{DEFAULT_NAMESPACE, Report, is_dns_name},
+    limits::{LimitsOf, limits},
     use_waypoint::use_waypoint,
 };
 
@@ -25,6 +28,8 @@ pub struct Namespace {
     pub annotations: Labels,
     /// The waypoint of its Services.
     pub waypoint: UseWaypoint,
+    /// Limits for connections, of its pods that set none.
+    pub limits: Limits,
 }
 
 /// What a Node says.
@@ -55,6 +60,8 @@ pub struct Pod {
     pub named_ports: Vec<(Box<str>, u16)>,
     /// The waypoint of its own addresses.
     pub waypoint: UseWaypoint,
+    /// Limits for connections to it and from it.
+    pub limits: Limits,
 }
 
 /// Whether a Pod can take traffic.
@@ -91,6 +98,8 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// The waypoint of its addresses.
     pub waypoint: UseWaypoint,
+    /// Limits for connections to it.
+    pub limits: Limits,
 }
 
 /// What kind of Service it is.
@@ -163,7 +172,8 @@ pub(crate) fn namespace(raw: v1::Namespace, report: &mut Report<'_>) -> Namespac
     let annotations = istio_annotations(&raw.metadata);
     let name = raw.metadata.name.as_deref().unwrap_or_default();
     let waypoint = use_waypoint(&raw.metadata, name, "its services", report);
-    Namespace { labels: raw.metadata.labels.unwrap_or_default(), annotations, waypoint }
+    let limits = limits(&raw.metadata, LimitsOf::Namespace, report);
+    Namespace { labels: raw.metadata.labels.unwrap_or_default(), annotations, waypoint, limits }
 }
 
 pub(crate) fn node(raw: v1::Node) -> Node {
@@ -180,6 +190,7 @@ pub(crate) fn pod(raw: v1::Pod, report: &mut Report<'_>) -> Option<Pod> {
     let state = pod_state(&status, terminating);
     let annotations = istio_annotations(&raw.metadata);
     let waypoint = use_waypoint(&raw.metadata, namespace_of(&raw.metadata), "it", report);
+    let limits = limits(&raw.metadata, LimitsOf::Pod, report);
     let mut named_ports = Vec::new();
     for (c, container) in spec.containers.iter().enumerate() {
         for (p, port) in container.ports.iter().flatten().enumerate() {
@@ -206,6 +217,7 @@ pub(crate) fn pod(raw: v1::Pod, report: &mut Report<'_>) -> Option<Pod> {
         state,
         named_ports,
         waypoint,
+        limits,
     })
 }
 
@@ -265,6 +277,7 @@ pub(crate) fn service(raw: v1::Service, report: &mut Report<'_>) -> Option<Servi
         report.error("spec.ports", "a service with an address needs at least one port");
     }
     let waypoint = use_waypoint(&raw.metadata, namespace_of(&raw.metadata), "it", report);
+    let limits = limits(&raw.metadata, LimitsOf::Service, report);
     Some(Service {
         annotations,
         kind,
@@ -276,6 +289,7 @@ pub(crate) fn service(raw: v1::Service, report: &mut Report<'_>) -> Option<Servi
         traffic_distribution: spec.traffic_distribution,
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
         waypoint,
+        limits,
     })
 }
 

@@ -9,6 +9,7 @@ mod core;
 mod document;
 mod folder;
 mod kinds;
+mod limits;
 mod lines;
 mod problem;
 mod security;

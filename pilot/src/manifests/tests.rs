@@ -515,3 +515,22 @@ fn bytes_that_are_no_text_are_refused() {
     let (_, problems) = folder.load("istio-system");
     assert!(problems[0].to_string().ends_with("a.yaml:2: error: not UTF-8"), "{problems:?}");
 }
+
+#[test]
+fn limits_that_cannot_be_used_are_refused_and_those_without_effect_are_told() {
+    let annotated = |kind: &str, annotation: &str| {
+        problems(&format!(
+            "apiVersion: v1\nkind: {kind}\nmetadata:\n  name: p\n  annotations:\n    {annotation}\nspec:\n  containers: []\n"
+        ))
+    };
+    let found = annotated("Pod", "aquifer.io/max-connections: 'many'").join("\n");
+    let expected = "f.yaml:5: error: Pod default/p: metadata.annotations: aquifer.io/max-connections: `many`: invalid digit found in string";
+    assert_eq!(found, expected);
+    let found = annotated("Pod", "aquifer.io/connection-rate: '5/s'").join("\n");
+    assert!(
+        found.contains("aquifer.io/connection-rate: `5/s`: expected connections a second"),
+        "{found}"
+    );
+    let found = annotated("Namespace", "aquifer.io/max-connections: '5'").join("\n");
+    assert!(found.contains("warning: Namespace p: metadata.annotations: aquifer.io/max-connections: has no effect here"), "{found}");
+}

@@ -64,6 +64,7 @@ impl Question {
         snapshot: &Snapshot,
         network: &str,
         pods: &[PodStatus],
+        experience: &Experience<'_>,
         pick: u64,
     ) -> Result<Explanation, BadQuestion> {
         match &self.from {
@@ -73,7 +74,7 @@ impl Question {
                     BadQuestion::UnknownPod { namespace: namespace.clone(), name: name.clone() }
                 })?;
                 let outbound = Outbound { source: &source, orig_dst: self.to, network };
-                let found = next_hop(snapshot, &outbound, &Experience::NONE, pick);
+                let found = next_hop(snapshot, &outbound, experience, pick);
                 Ok(self.member(snapshot, &source, found))
             }
         }
@@ -236,7 +237,7 @@ mod tests {
 
     fn ask(from: &str, to: &str) -> Result<Explanation, BadQuestion> {
         let request = Request::of(Method::GET, &format!("/explain?from={from}&to={to}"));
-        Question::of(&request)?.answer(&snapshot(SHOP), NETWORK, &[], 0)
+        Question::of(&request)?.answer(&snapshot(SHOP), NETWORK, &[], &Experience::NONE, 0)
     }
 
     fn check(from: &str, to: &str, expected: &str) {
@@ -313,7 +314,7 @@ mod tests {
         store.apply(known.chain([Update::Policy(policy.try_into().unwrap())]));
         let request = Request::of(Method::GET, "/explain?from=shop/web&to=10.0.0.2:80");
         let question = Question::of(&request).unwrap();
-        let found = question.answer(&store.load(), NETWORK, &[], 0).unwrap();
+        let found = question.answer(&store.load(), NETWORK, &[], &Experience::NONE, 0).unwrap();
         assert_eq!((found.outcome, found.reason), (Outcome::Denied, Some("policy_no_allow")));
         let expected = "no policy allows this connection: nearest is rule 1 of shop/only-81, \
                         whose destination_ports wants 81 and found 80";

@@ -5,6 +5,7 @@
 
 mod config_dump;
 mod connections;
+mod endpoints;
 mod explain;
 mod gauges;
 mod http;
@@ -33,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 pub use connections::{ConnectionTable, Direction, Listed, OpenConnection, Protocol};
 pub use readiness::{Readiness, ReadyTask};
 
-use crate::{identity::metrics::CertificateMetrics, pods::PodUid};
+use crate::{balance::Balance, identity::metrics::CertificateMetrics, pods::PodUid};
 
 /// What the daemon lets its operators see and do.
 pub struct Handles {
@@ -45,6 +46,8 @@ pub struct Handles {
     pub identities: Identities,
     /// Their metrics, brought up to date when they are scraped.
     pub certificate_metrics: CertificateMetrics,
+    /// What this node has learnt of destinations.
+    pub balance: Arc<Balance>,
     /// Open connections.
     pub connections: Arc<ConnectionTable>,
     /// The pods being served, as they are when asked.

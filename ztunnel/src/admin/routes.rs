@@ -2,7 +2,7 @@
 //!
 //! In: a request and the [`Handles`]. Out: its response.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use hyper::{Method, StatusCode};
 use mesh::telemetry::Exposition;
@@ -11,10 +11,12 @@ use serde::Serialize;
 use super::{
     Handles, OpenConnection,
     config_dump::ConfigDump,
+    endpoints,
     explain::Question,
     gauges,
     http::{Request, Response, html, json, respond, text},
 };
+use crate::next_hop::Experience;
 
 const INDEX: &str = "<!DOCTYPE html>
 <title>ztunnel</title>
@@ -22,6 +24,7 @@ const INDEX: &str = "<!DOCTYPE html>
 <ul>
 <li><a href=\"/config_dump\">/config_dump</a>: what the daemon knows and does
 <li><a href=\"/connections\">/connections</a>: open connections
+<li><a href=\"/aquifer/endpoints\">/aquifer/endpoints</a>: endpoints that connections failed to
 <li>/explain?from=NAMESPACE/POD|outside&amp;to=ADDRESS:PORT: what would happen to a connection
 <li>POST /logging?level=DIRECTIVES&amp;reset: the log's level
 <li><a href=\"/debug/pprof/profile\">/debug/pprof/profile</a>?seconds=10&amp;frequency=100: where processor time goes
@@ -36,13 +39,16 @@ pub(super) fn admin(handles: &Handles, request: &Request) -> Response {
         (&Method::GET, "/") => html(INDEX),
         (&Method::GET, "/config_dump") => json(StatusCode::OK, &ConfigDump::of(handles)),
         (&Method::GET, "/connections") => json(StatusCode::OK, &connections(handles)),
+        (&Method::GET, "/aquifer/endpoints") => json(StatusCode::OK, &endpoints::shown(handles)),
         (&Method::GET, "/explain") => explain(handles, request),
         (&Method::POST, "/logging") => logging(handles, request),
         (&Method::POST, "/quitquitquit") => {
             handles.drain.cancel();
             text(StatusCode::OK, "shutting down now\n")
         }
-        (_, "/" | "/config_dump" | "/connections" | "/explain") => only("GET"),
+        (_, "/" | "/config_dump" | "/connections" | "/aquifer/endpoints" | "/explain") => {
+            only("GET")
+        }
         (_, "/logging" | "/quitquitquit") => only("POST"),
         (_, _) => unknown(),
     }
@@ -92,7 +98,13 @@ fn logging(handles: &Handles, request: &Request) -> Response {
 fn explain(handles: &Handles, request: &Request) -> Response {
     let answer = Question::of(request).and_then(|question| {
         let (snapshot, pods) = (handles.store.load(), (handles.pods)());
-        question.answer(&snapshot, &handles.network, &pods, rand::random())
+        let (balance, now) = (&handles.balance, Instant::now());
+        let experience = Experience {
+            open: &|workload| balance.open_to(&workload.uid),
+            ejected: &|workload, ip| balance.is_ejected(now, &workload.uid, ip),
+            tried: &[],
+        };
+        question.answer(&snapshot, &handles.network, &pods, &experience, rand::random())
     });
     match answer {
         Ok(explanation) => json(StatusCode::OK, &explanation),

@@ -61,6 +61,7 @@ impl Fixture {
             store: Store::new(),
             identities: Identities::start(source, IdentityConfig::default()),
             certificate_metrics: CertificateMetrics::default(),
+            balance: crate::balance::Balance::new(crate::balance::DefaultLimits::default()),
             connections: ConnectionTable::new(),
             pods: Box::new(|| vec![pod()]),
             xds: watch::channel(XdsStatus::default()).1,

@@ -1,14 +1,16 @@
-//! What one pod may use of the daemon, so that it leaves something to the others.
+//! What one pod may use of the daemon, so that it leaves something to the others, and one destination or source of its
+//! connections.
 //!
 //! In: environment variables. Out: [`LimitSection`].
 
 use std::num::{NonZeroU32, NonZeroU64};
 
+use mesh::store::Rate;
 use serde::Serialize;
 
 use super::Reader;
 
-/// What one pod may use.
+/// What one pod may use, one destination and one source.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LimitSection {
@@ -21,6 +23,12 @@ pub struct LimitSection {
     /// Bytes that the peers of one pod may have sent through tunnels and nobody has taken. Tunnels get smaller
     /// windows as it is used up, the smallest 64 KiB. `AQUIFER_POD_BUFFER`, default 256 MiB, at least 1 MiB.
     pub pod_buffer_bytes: NonZeroU64,
+    /// Connections of this node open to one service, or to one workload dialed by itself, where its annotation sets
+    /// none. `AQUIFER_MAX_CONNECTIONS_PER_DESTINATION`, no limit by default.
+    pub max_connections_per_destination: Option<NonZeroU32>,
+    /// New connections of one identity on this node, as many a second, or a second and at once: `100` or `100:200`, where
+    /// no annotation sets one. `AQUIFER_CONNECTION_RATE_PER_IDENTITY`, no limit by default.
+    pub connection_rate_per_identity: Option<Rate>,
 }
 
 impl Reader<'_> {
@@ -33,6 +41,10 @@ impl Reader<'_> {
                 "AQUIFER_POD_BUFFER",
                 const { NonZeroU64::new(256 << 20).expect("256 MiB is not 0") },
             ),
+            max_connections_per_destination: self
+                .parsed_if_set("AQUIFER_MAX_CONNECTIONS_PER_DESTINATION"),
+            connection_rate_per_identity: self
+                .parsed_if_set("AQUIFER_CONNECTION_RATE_PER_IDENTITY"),
         };
         if limits.pod_buffer_bytes.get() < 1 << 20 {
             self.refuse(

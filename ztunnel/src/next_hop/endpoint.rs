@@ -112,7 +112,7 @@ pub(super) fn choose(
         Ok(best) => (Ejected::LeftOut, best),
         Err(_) => (Ejected::Taken, wanted.survey(endpoints, choosing.experience, Ejected::Taken)?),
     };
-    let mut draw = |choosing: &mut Choosing<'_>| {
+    let draw = |choosing: &mut Choosing<'_>| {
         let number = choosing.dice.below(best.capacity);
         wanted.counted(endpoints, choosing.experience, standing, best.rank, number)
     };
@@ -156,7 +156,7 @@ impl Wanted<'_> {
             LoadBalancingMode::Passthrough => return None,
         };
         let weight = stretch.weight();
-        let mut draw = |choosing: &mut Choosing<'_>| {
+        let draw = |choosing: &mut Choosing<'_>| {
             let workload = stretch.at(choosing.dice.below(weight))?;
             let way = self.usable(workload).ok()?;
             let taken = self.permits(workload, &way, choosing.experience, Ejected::LeftOut);

@@ -192,6 +192,17 @@ enum Via {
 }
 
 impl NextHop {
+    /// The workload that was chosen: an endpoint, or a waypoint. Behind a gateway it is not the one that is dialed.
+    pub fn target(&self) -> Option<&Arc<Workload>> {
+        match self {
+            Self::Passthrough { .. } => None,
+            Self::Plain { workload, .. } | Self::Direct { workload, .. } => Some(workload),
+            Self::Waypoint { waypoint, .. } => Some(waypoint),
+            Self::Across { target, .. } => Some(target),
+            Self::Unresolved(Unresolved { hop, .. }) => Some(&hop.workload),
+        }
+    }
+
     /// Leave to forward it: the pod that began it is ours, and its policy is enforced where it arrives.
     pub fn permit(&self) -> Permit {
         policy::originated()

@@ -1,29 +1,24 @@
 //! A connection to another network: a tunnel to its gateway, and inside it one to whoever is behind it.
 //!
-//! In: a decided route. Out: bytes copied, and a record of whom it reached. The gateway chooses who that is, so it is known
-//! only when both tunnels are open.
+//! In: a decided route. Out: a stream, and whom it reached. The gateway chooses who that is, so it is known only when both
+//! tunnels are open.
 
-use std::{rc::Rc, sync::Arc};
+use std::sync::Arc;
 
 use http::HeaderValue;
 use mesh::{
-    hbone::{self, Authority, Inner, OpenError, Side, open_inner},
-    identity::Spiffe,
+    hbone::{Authority, Inner, OpenError, open_inner},
+    identity::{Credential, Spiffe},
     store::Workload,
     telemetry::{DialedFor, Failure},
 };
-use tokio::net::TcpStream;
 
 use super::{
-    counters::NearInitiates,
-    credential::credential,
-    dial, failure, labels,
-    live::CutNote,
+    dial, labels,
     outbound::Route,
-    revocation::{self, Standing},
+    revocation::Standing,
     thread::{DataThread, LocalPod},
 };
-use crate::capture;
 
 /// What the two tunnels ask for, and of whom.
 pub(super) struct Across {
@@ -45,49 +40,22 @@ enum AcrossError {
     Inner { gateway: Arc<str>, source: OpenError },
 }
 
-/// Serves one connection to its end.
-pub(super) async fn serve(
-    thread: &Rc<DataThread>,
-    pod: &Rc<LocalPod>,
-    tcp: TcpStream,
-    route: &Route,
-    across: &Across,
-) {
-    let (_registered, order) = thread.live.outbound(&pod.pod);
-    let mut connection = route.connection();
-    let (Inner { stream, headers, peer }, gateway) = match open(thread, pod, route, across).await {
-        Ok(inner) => inner,
-        Err(failure) => {
-            capture::reset(tcp);
-            return thread.metrics.open(connection).finish(Err(failure));
-        }
-    };
-    connection.traffic.destination = labels::stranger(&headers, Some(&peer));
-    let metrics = thread.metrics.open(connection);
-    let (permit, counters, note) =
-        (route.hop.permit(), NearInitiates(&metrics), CutNote::default());
-    let order = revocation::or(thread.standing_of(&stream), note.wait(order));
-    let order = revocation::or(gateway, order);
-    let outcome = hbone::splice(&permit, tcp, stream, &counters, order).await;
-    let result = failure::outcome(&outcome, Side::Near, note.error());
-    metrics.finish(result);
-}
-
-async fn open(
+/// Opens both tunnels.
+pub(super) async fn open(
     thread: &DataThread,
     pod: &LocalPod,
     route: &Route,
     across: &Across,
+    credential: &Arc<Credential>,
 ) -> Result<(Inner, Option<Standing>), Failure> {
     let node = &thread.node;
-    let credential = credential(node, &pod.pod, &route.source).await?;
     let gateway = || across.gateway.uid.clone();
     let dial = async |to| dial::dial(node, &pod.pod, to, DialedFor::Tunnel).await;
-    let key = route.pool_key(&credential, &across.expect);
+    let key = route.pool_key(credential, &across.expect);
     let request = route.request(across.authority.clone());
     let (outer, _answer) = pod
         .pool
-        .open(&key, &credential, request, dial)
+        .open(&key, credential, request, dial)
         .await
         .map_err(|source| AcrossError::Outer { gateway: gateway(), source })?;
     let standing = thread.standing_of(&outer);
@@ -97,7 +65,7 @@ async fn open(
         request.headers.insert(labels::FORWARDED_NETWORK, network);
     }
     let inner =
-        open_inner(outer, route.dial, &across.behind, &credential, request, &node.hbone).await;
+        open_inner(outer, route.dial, &across.behind, credential, request, &node.hbone).await;
     let inner = inner.map_err(|source| AcrossError::Inner { gateway: gateway(), source })?;
     Ok((inner, standing))
 }

@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::telemetry::{self, DialedFor, Failure, Reason};
+use mesh::telemetry::{self, DialedFor};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{Node, Pod};
 use crate::pods::SourceAddress;
 
 /// A TCP connection is made within this time, as by Istio's ztunnel.
-const DIAL_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const DIAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Dials as the pod itself.
 pub(super) async fn dial(
@@ -40,22 +40,6 @@ pub(super) async fn dial_application(
         return dial(node, pod, to, DialedFor::Application).await;
     }
     limited(DialedFor::Application, node.capture.dial_as(&pod.netns, client, to)).await
-}
-
-/// An address of a name, by the system's resolver; one of the family of `like` where there is one.
-pub(super) async fn resolve(host: &str, like: IpAddr) -> Result<IpAddr, Failure> {
-    let failed = |error: String| Failure {
-        reason: Reason::DialFailed,
-        error: format!("resolving {host}: {error}"),
-    };
-    let answer = timeout(DIAL_LIMIT, tokio::net::lookup_host((host, 0))).await;
-    let found: Vec<IpAddr> = answer
-        .map_err(|_| failed(format!("no answer within {DIAL_LIMIT:?}")))?
-        .map_err(|error| failed(error.to_string()))?
-        .map(|found| found.ip())
-        .collect();
-    let alike = found.iter().find(|ip| ip.is_ipv4() == like.is_ipv4());
-    alike.or(found.first()).copied().ok_or_else(|| failed("the name has no address".to_owned()))
 }
 
 async fn limited(

@@ -6,6 +6,7 @@
 mod accept;
 mod accept_rest;
 mod across;
+mod attempts;
 mod awaited;
 mod counters;
 mod credential;
@@ -17,12 +18,14 @@ mod inbound;
 mod judge;
 pub mod labels;
 mod live;
+mod names;
 mod observe;
 mod on_demand;
 mod outbound;
 mod plaintext;
 mod pod;
 mod pods;
+mod retryable;
 mod revocation;
 mod share;
 mod stale;
@@ -35,6 +38,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use accept::Shortages;
+pub use names::Names;
 pub use observe::observer;
 pub use pod::Pod;
 pub use pods::{Listing, Pods, Source};
@@ -44,6 +48,7 @@ pub use thread::{DataThreads, StartError};
 use crate::{
     admin::ConnectionTable,
     admission::AnnouncedAt,
+    balance::Balance,
     capture::{Capture, Sources},
     dns::DnsSection,
 };
@@ -81,6 +86,10 @@ pub struct Node {
     pub shortages: Shortages,
     /// How long open tunnels may go on once draining began.
     pub drain_limit: Duration,
+    /// What this node has learnt of destinations.
+    pub balance: Arc<Balance>,
+    /// Addresses of workloads that have only a name.
+    pub names: Names,
     /// Open connections, for operators.
     pub connections: Arc<ConnectionTable>,
     /// Cancelled when the daemon stops taking connections.

@@ -5,23 +5,27 @@
 //! the connection is refused rather than sent in the clear.
 
 use mesh::{
-    store::{GatewayTarget, Store},
+    store::{GatewayTarget, Snapshot, Store},
     telemetry::{Failure, Reason},
     xds::{Key, Lookup, OnDemand},
 };
 
 use super::Node;
-use crate::next_hop::{Experience, NextHop, NoRoute, Outbound, next_hop};
+use crate::next_hop::{NextHop, NoRoute, Outbound};
 
 /// Decides, with what the control plane knows of the destination and of the gateways before it.
-pub(super) async fn decide(node: &Node, outbound: &Outbound<'_>) -> Result<NextHop, Failure> {
+pub(super) async fn decide(
+    node: &Node,
+    outbound: &Outbound<'_>,
+    next_hop: impl Fn(&Snapshot) -> Result<NextHop, NoRoute>,
+) -> Result<NextHop, Failure> {
     let on_demand = &node.on_demand;
     if on_demand.is_asking() {
         destination(on_demand, &node.store, outbound).await?;
     }
     let mut asked = Vec::new();
     loop {
-        let decided = next_hop(&node.store.load(), outbound, &Experience::NONE, rand::random());
+        let decided = next_hop(&node.store.load());
         let error = match decided {
             Ok(hop) => return Ok(hop),
             Err(error) => error,

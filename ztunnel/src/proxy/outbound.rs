@@ -1,32 +1,30 @@
-//! A connection that an application of this node made: decides its next hop, opens the tunnel or dials, copies.
+//! A connection that an application of this node made: has it made to its next hop, copies, records.
 
-use std::{net::SocketAddr, os::fd::AsFd, rc::Rc, sync::Arc};
+use std::{net::SocketAddr, os::fd::AsFd, rc::Rc, sync::Arc, time::Instant};
 
 use mesh::{
-    hbone::{self, Authority, ConnectRequest, PoolKey, Side, Stream},
+    hbone::{self, Authority, ConnectRequest, PoolKey, Side},
     identity::{Credential, Spiffe},
-    store::{Service, Workload},
-    telemetry::{
-        self, Connection, ConnectionMetrics, DialedFor, Failure, Party, Reason, Reporter, Security,
-        Traffic,
-    },
+    store::{Rate, Service, Workload},
+    telemetry::{self, Connection, Failure, Party, Reason, Reporter, Security, Traffic},
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::oneshot};
 
 use super::{
-    across::{self, Across},
+    Pod,
+    across::Across,
+    attempts::{Attempts, Missed, Reached, Upstream},
     counters::NearInitiates,
-    credential::credential,
-    dial, failure,
+    failure,
     labels::{self, Trace},
-    live::CutNote,
-    on_demand, revocation,
+    live::{Cut, CutNote},
+    revocation,
     thread::{DataThread, LocalPod},
 };
 use crate::{
     admin::{Direction, OpenConnection, Protocol},
     capture,
-    next_hop::{HboneAddr, NextHop, Outbound},
+    next_hop::{HboneAddr, NextHop},
 };
 
 /// A decided connection.
@@ -34,25 +32,25 @@ pub(super) struct Route {
     pub(super) source: Arc<Workload>,
     client: SocketAddr,
     pub(super) dial: SocketAddr,
-    via: Via,
+    pub(super) via: Via,
     /// The next hop, where it is a workload.
     destination: Option<Arc<Workload>>,
-    service: Option<Arc<Service>>,
+    pub(super) service: Option<Arc<Service>>,
     pub(super) hop: NextHop,
     trace: Trace,
 }
 
 /// How the next hop is reached.
-enum Via {
+pub(super) enum Via {
     Plain,
     Tunnel(OneTunnel),
     Across(Across),
 }
 
 /// One tunnel to the next hop.
-struct OneTunnel {
-    authority: HboneAddr,
-    expect: Arc<[Spiffe]>,
+pub(super) struct OneTunnel {
+    pub(super) authority: HboneAddr,
+    pub(super) expect: Arc<[Spiffe]>,
 }
 
 /// Serves one accepted connection to its end.
@@ -68,30 +66,78 @@ pub(super) async fn serve(
         Ok(original) => original,
         Err(failure) => return refuse(Reporter::Source, tcp, client, client, &failure),
     };
-    let route = match decide(&thread, &pod, client, original).await {
-        Ok(route) => route,
+    let began = Instant::now();
+    let source = match admit(&thread, &pod).await {
+        Ok(source) => source,
         Err(failure) => return refuse(Reporter::Source, tcp, client, original, &failure),
     };
-    let _listed = thread.node.connections.open(OpenConnection {
-        pod: pod.pod.uid.clone(),
-        direction: Direction::Outbound,
-        source: client,
-        original_destination: original,
-        actual_destination: route.dial,
-        protocol: match route.via {
-            Via::Plain => Protocol::Tcp,
-            Via::Tunnel(_) => Protocol::Hbone,
-            Via::Across(_) => Protocol::DoubleHbone,
-        },
-        peer: route.expected().cloned(),
-    });
-    let tunnel = match &route.via {
-        Via::Across(across) => return across::serve(&thread, &pod, tcp, &route, across).await,
-        Via::Tunnel(tunnel) => Some(tunnel),
-        Via::Plain => None,
+    let (_registered, order) = thread.live.outbound(&pod.pod);
+    // Boxed: what it takes to connect is not kept while bytes are copied.
+    let attempts = Box::pin(Attempts::new(&thread, &pod, source, client, original).run());
+    match attempts.await {
+        Ok(reached) => carry(&thread, tcp, reached, order, began).await,
+        Err(Missed { route: Some(route), failure }) => {
+            capture::reset(tcp);
+            thread.metrics.open_since(route.connection(), began).finish(Err(failure));
+        }
+        Err(Missed { route: None, failure }) => {
+            refuse(Reporter::Source, tcp, client, original, &failure);
+        }
+    }
+}
+
+/// The record of the pod that connects, if it may connect now.
+async fn admit(thread: &DataThread, pod: &LocalPod) -> Result<Arc<Workload>, Failure> {
+    let node = &thread.node;
+    let source = pod.pod.workload(&node.store).await;
+    let source = source.map_err(|error| Failure::new(Reason::UnknownSource, &error))?;
+    match node.balance.admit(Instant::now(), &source) {
+        Ok(()) => Ok(source),
+        Err(rate) => {
+            let Rate { per_second, burst } = rate;
+            let error = format!(
+                "{} makes more than {per_second} new connections a second, {burst} at once",
+                source.identity().map_or(&*source.uid, |identity| identity.principal()),
+            );
+            Err(Failure { reason: Reason::RateLimit, error })
+        }
+    }
+}
+
+/// Copies until both sides have ended, and records the connection.
+async fn carry(
+    thread: &DataThread,
+    tcp: TcpStream,
+    reached: Reached,
+    order: oneshot::Receiver<Cut>,
+    began: Instant,
+) {
+    let Reached { route, upstream, held: _held } = reached;
+    let mut connection = route.connection();
+    if let Upstream::Across(opened) = &upstream {
+        let (inner, _gateway) = &**opened;
+        connection.traffic.destination = labels::stranger(&inner.headers, Some(&inner.peer));
+    }
+    let metrics = thread.metrics.open_since(connection, began);
+    let (permit, counters, note) =
+        (route.hop.permit(), NearInitiates(&metrics), CutNote::default());
+    let (stream, gateway) = match upstream {
+        Upstream::Tcp(upstream) => {
+            let cut = note.wait(order);
+            let outcome = hbone::relay(&permit, tcp, upstream, &counters, cut).await;
+            let result = failure::outcome(&outcome, Side::Near, note.error());
+            return metrics.finish(result);
+        }
+        Upstream::Tunnel(stream) => (stream, None),
+        Upstream::Across(opened) => {
+            let (inner, gateway) = *opened;
+            (inner.stream, gateway)
+        }
     };
-    let metrics = thread.metrics.open(route.connection());
-    let result = forward(&thread, &pod, tcp, &route, tunnel, &metrics).await;
+    let order = revocation::or(thread.standing_of(&stream), note.wait(order));
+    let order = revocation::or(gateway, order);
+    let outcome = hbone::splice(&permit, tcp, stream, &counters, order).await;
+    let result = failure::outcome(&outcome, Side::Near, note.error());
     metrics.finish(result);
 }
 
@@ -122,36 +168,12 @@ fn original_destination(thread: &DataThread, tcp: &TcpStream) -> Result<SocketAd
     }
 }
 
-async fn decide(
-    thread: &DataThread,
-    pod: &LocalPod,
-    client: SocketAddr,
-    orig_dst: SocketAddr,
-) -> Result<Route, Failure> {
-    let node = &thread.node;
-    let source = pod
-        .pod
-        .workload(&node.store)
-        .await
-        .map_err(|error| Failure::new(Reason::UnknownSource, &error))?;
-    let outbound = Outbound { source: &source, orig_dst, network: &node.network };
-    let hop = on_demand::decide(node, &outbound).await?;
-    let hop = match hop {
-        NextHop::Unresolved(unresolved) => {
-            let ip = dial::resolve(&unresolved.host, orig_dst.ip()).await?;
-            unresolved.at(ip)
-        }
-        hop @ (NextHop::Passthrough { .. }
-        | NextHop::Plain { .. }
-        | NextHop::Direct { .. }
-        | NextHop::Waypoint { .. }
-        | NextHop::Across { .. }) => hop,
-    };
-    Route::new(source, client, hop)
-}
-
 impl Route {
-    fn new(source: Arc<Workload>, client: SocketAddr, hop: NextHop) -> Result<Self, Failure> {
+    pub(super) fn new(
+        source: Arc<Workload>,
+        client: SocketAddr,
+        hop: NextHop,
+    ) -> Result<Self, Failure> {
         let (dial, via, destination, service) = match hop.clone() {
             NextHop::Passthrough { dial, service } => (dial, Via::Plain, None, service),
             NextHop::Plain { dial, workload, service } => {
@@ -182,6 +204,28 @@ impl Route {
             Via::Tunnel(OneTunnel { expect, .. }) | Via::Across(Across { expect, .. }) => {
                 expect.first()
             }
+        }
+    }
+
+    /// The workload that was chosen, which another might be chosen in the place of.
+    pub(super) fn target(&self) -> Option<&Arc<Workload>> {
+        self.hop.target()
+    }
+
+    /// As operators see it.
+    pub(super) fn listed(&self, pod: &Pod, original: SocketAddr) -> OpenConnection {
+        OpenConnection {
+            pod: pod.uid.clone(),
+            direction: Direction::Outbound,
+            source: self.client,
+            original_destination: original,
+            actual_destination: self.dial,
+            protocol: match self.via {
+                Via::Plain => Protocol::Tcp,
+                Via::Tunnel(_) => Protocol::Hbone,
+                Via::Across(_) => Protocol::DoubleHbone,
+            },
+            peer: self.expected().cloned(),
         }
     }
 
@@ -228,57 +272,5 @@ impl Route {
             hbone_authority: authority,
             trace: Some(self.trace.id()),
         }
-    }
-}
-
-async fn forward(
-    thread: &Rc<DataThread>,
-    pod: &Rc<LocalPod>,
-    tcp: TcpStream,
-    route: &Route,
-    tunnel: Option<&OneTunnel>,
-    metrics: &ConnectionMetrics,
-) -> Result<(), Failure> {
-    let (_registered, order) = thread.live.outbound(&pod.pod);
-    let (permit, counters, note) = (route.hop.permit(), NearInitiates(metrics), CutNote::default());
-    let outcome = match tunnel {
-        None => match dial::dial(&thread.node, &pod.pod, route.dial, DialedFor::Plaintext).await {
-            Ok(upstream) => hbone::relay(&permit, tcp, upstream, &counters, note.wait(order)).await,
-            Err(error) => {
-                capture::reset(tcp);
-                return Err(failure::dial(route.dial, &error));
-            }
-        },
-        Some(tunnel) => match open(thread, pod, route, tunnel).await {
-            Ok(stream) => {
-                let order = revocation::or(thread.standing_of(&stream), note.wait(order));
-                hbone::splice(&permit, tcp, stream, &counters, order).await
-            }
-            Err(failure) => {
-                capture::reset(tcp);
-                return Err(failure);
-            }
-        },
-    };
-    failure::outcome(&outcome, Side::Near, note.error())
-}
-
-async fn open(
-    thread: &Rc<DataThread>,
-    pod: &Rc<LocalPod>,
-    route: &Route,
-    tunnel: &OneTunnel,
-) -> Result<Stream, Failure> {
-    let node = &thread.node;
-    let credential = credential(node, &pod.pod, &route.source).await?;
-    let key = route.pool_key(&credential, &tunnel.expect);
-    let request = route.request(Authority::Address(tunnel.authority.get()));
-    let dial = async |to| {
-        pod.tunnel_place(thread)?;
-        dial::dial(node, &pod.pod, to, DialedFor::Tunnel).await
-    };
-    match pod.pool.open(&key, &credential, request, dial).await {
-        Ok((stream, _answer)) => Ok(stream),
-        Err(error) => Err(Failure::new(Reason::from(&error), &error)),
     }
 }
