@@ -63,3 +63,13 @@ fn xds_response() {
 fn local_xds() {
     run("local_xds", targets::local_xds);
 }
+
+#[test]
+fn crl() {
+    run("crl", targets::crl);
+}
+
+#[test]
+fn peer_chain() {
+    run("peer_chain", targets::peer_chain);
+}

@@ -11,7 +11,7 @@ use std::{
 
 use mesh::{
     hbone::{Authority, proxy_header},
-    identity::Spiffe,
+    identity::{PeerChain, Revocations, Spiffe},
     policy::{self, Action, Connection, Denied, Destination, Policies, Policy},
     store::{Found, Store, Update},
     telemetry::read_baggage,
@@ -30,6 +30,22 @@ pub fn spiffe(bytes: &[u8]) {
     assert_eq!(name.to_string(), text);
     let of_parts = Spiffe::new(name.trust_domain(), name.namespace(), name.service_account());
     assert_eq!(of_parts, Ok(name));
+}
+
+/// A file of revocation lists is read or refused, and without a root it revokes nobody.
+pub fn crl(bytes: &[u8]) {
+    let Ok(lists) = Revocations::parse(bytes) else { return };
+    if let Ok(chain) = PeerChain::of(&[bytes.into()]) {
+        assert!(lists.revoked(&chain, &[]).is_none());
+    }
+}
+
+/// What a peer presents is read or refused: the chain begins with its leaf, and names it as the leaf alone would.
+pub fn peer_chain(bytes: &[u8]) {
+    let presented: Vec<_> = bytes.split(|byte| *byte == b'|').map(Into::into).collect();
+    let Ok(chain) = PeerChain::of(&presented) else { return };
+    let leaf = PeerChain::of(&presented[..1]).expect("it was read with the others");
+    assert_eq!(chain.leaf(), leaf.leaf());
 }
 
 /// An authority that is accepted is read again from what it is written as.
