@@ -169,6 +169,19 @@ impl Snapshot {
         self.workloads.values()
     }
 
+    /// The workloads that are otherwise than in `earlier`: as they were, if they were there, and as they are, if they are.
+    /// Looks only at what the two do not share.
+    pub fn changed_workloads<'a>(
+        &'a self,
+        earlier: &'a Self,
+    ) -> impl Iterator<Item = (Option<&'a Arc<Workload>>, Option<&'a Arc<Workload>>)> {
+        earlier.workloads.diff(&self.workloads).map(|item| match item {
+            DiffItem::Add(_, new) => (None, Some(new)),
+            DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
+            DiffItem::Remove(_, old) => (Some(old), None),
+        })
+    }
+
     /// Every service, in the order of their keys.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values()
