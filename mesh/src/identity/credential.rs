@@ -192,7 +192,7 @@ fn client_config(
     trusted: &Arc<Trusted>,
     anchors: Arc<RootCertStore>,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let mut config = ClientConfig::builder_with_provider(tls::provider())
+    let mut config = ClientConfig::builder_with_provider(tls::provider_under(trusted.compliance()))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(ServerVerifier::new(anchors, trusted.clone()))
@@ -212,7 +212,7 @@ fn server_config(
     anchors: Arc<RootCertStore>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let verifier = ClientVerifier::new(anchors, trusted.clone())?;
-    let mut config = ServerConfig::builder_with_provider(tls::provider())
+    let mut config = ServerConfig::builder_with_provider(tls::provider_under(trusted.compliance()))
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified.clone())));

@@ -337,3 +337,18 @@ async fn no_session_outlives_what_it_was_verified_under() {
     let (client, _) = refusals(&revoking(&ca, &from, &[&to]), &to).await;
     assert_eq!(client, "the peer's certificate is revoked");
 }
+
+#[tokio::test]
+async fn ends_under_different_policies_have_nothing_in_common() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let under = |who: &Spiffe, compliance| {
+        let verification = Verification { compliance, ..Verification::default() };
+        ca.credential(who).unwrap().under(&verification).unwrap()
+    };
+    let quantum = under(&cart(), Compliance::PostQuantum);
+    let (client, _) = handshake(&under(&web(), Compliance::None), &quantum).await;
+    let group = client.unwrap().get_ref().1.negotiated_key_exchange_group().unwrap().name();
+    assert_eq!(group, NamedGroup::X25519MLKEM768);
+    let (_, server) = handshake(&under(&web(), Compliance::Fips1402), &quantum).await;
+    assert!(matches!(server.unwrap_err(), HandshakeError::Incompatible { .. }));
+}

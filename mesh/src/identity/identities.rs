@@ -12,7 +12,8 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    CertificateSource, Credential, IssueError, Revocations, Spiffe, Verification,
+    CertificateSource, Compliance, Credential, FilesError, IdentityFiles, IssueError, Revocations,
+    Spiffe, Verification,
     keeper::{Keeper, is_live, keep_fresh},
     schedule::Urgency,
 };
@@ -27,6 +28,8 @@ pub struct IdentityConfig {
     /// Trust domains that stand for the identity's own, in both directions: their workloads are let in, and are taken for
     /// the ones expected. Default none.
     pub trust_domain_aliases: Vec<String>,
+    /// Which cryptography tunnels use. Default [`Compliance::None`].
+    pub compliance: Compliance,
     /// The revocation lists to begin with. Default none.
     pub revocations: Arc<Revocations>,
 }
@@ -37,6 +40,7 @@ impl Default for IdentityConfig {
             lifetime: Duration::from_secs(24 * 3600),
             wait: Duration::from_secs(10),
             trust_domain_aliases: Vec::new(),
+            compliance: Compliance::None,
             revocations: Arc::default(),
         }
     }
@@ -86,6 +90,14 @@ pub enum Unavailable {
         /// Why the last attempt failed, if there was one.
         source: Option<Arc<IssueError>>,
     },
+    /// The identity is another than the host's own, which is in files.
+    #[error("{}", not_in_files(.who, .held.as_ref()))]
+    NotInFiles {
+        /// Who was asked for.
+        who: Spiffe,
+        /// Whose identity is in the files, if it is another's.
+        held: Option<Spiffe>,
+    },
     /// Nobody on the node has the identity any more.
     #[error("{who} is no longer on this node")]
     Forgotten {
@@ -105,11 +117,18 @@ pub struct IssueReport {
     pub last_issued: Option<SystemTime>,
 }
 
+fn not_in_files(who: &Spiffe, held: Option<&Spiffe>) -> String {
+    match held {
+        Some(held) => format!("the identity of this host is {held}, by its files, and not {who}"),
+        None => format!("the files of this host hold no certificate for {who} that is valid"),
+    }
+}
+
 /// The certificates of the node, shared by all threads. The last clone that goes ends the requests.
 #[derive(Clone)]
 pub struct Identities {
     pub(super) keeper: Arc<Keeper>,
-    _worker: Arc<AbortOnDropHandle<()>>,
+    _worker: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
 impl Identities {
@@ -120,7 +139,20 @@ impl Identities {
     pub fn start(source: Arc<dyn CertificateSource>, config: IdentityConfig) -> Self {
         let keeper = Arc::new(Keeper::new(config));
         let worker = tokio::spawn(keep_fresh(keeper.clone(), source));
-        Self { keeper, _worker: Arc::new(AbortOnDropHandle::new(worker)) }
+        Self { keeper, _worker: Some(Arc::new(AbortOnDropHandle::new(worker))) }
+    }
+
+    /// Serves one identity, which is in files, and no other. There is none before [`Identities::load`].
+    pub fn of_files(config: IdentityConfig) -> Self {
+        Self { keeper: Arc::new(Keeper::of_files(config)), _worker: None }
+    }
+
+    /// Takes over what is in the files, and says whose identity it is.
+    ///
+    /// # Errors
+    /// [`FilesError`]; the last good one stays.
+    pub fn load(&self, files: &IdentityFiles) -> Result<Spiffe, FilesError> {
+        self.keeper.load(files)
     }
 
     /// The certificate of `who`, if there is one that has not expired. Takes no lock.
@@ -137,6 +169,10 @@ impl Identities {
     pub async fn credential(&self, who: &Spiffe) -> Result<Arc<Credential>, Unavailable> {
         if let Some(credential) = self.current(who) {
             return Ok(credential);
+        }
+        if self.keeper.is_of_files() {
+            let held = self.keeper.states().pop().map(|(held, _)| held).filter(|held| held != who);
+            return Err(Unavailable::NotInFiles { who: who.clone(), held });
         }
         let mut states = self.keeper.want(who, Urgency::Connection);
         let wait = self.keeper.config().wait;
@@ -169,7 +205,9 @@ impl Identities {
 
     /// Asks for the certificate of `who` before anybody waits for it.
     pub fn prefetch(&self, who: &Spiffe) {
-        self.keeper.want(who, Urgency::Prefetch);
+        if !self.keeper.is_of_files() {
+            self.keeper.want(who, Urgency::Prefetch);
+        }
     }
 
     /// Nobody on the node has the identity any more. Its certificate is kept for a while, and not renewed, in case

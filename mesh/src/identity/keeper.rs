@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use super::{
-    CertificateSource, CertificateState, Credential, IdentityConfig, IssueError, IssueReport,
-    PeerChain, Revocations, Spiffe, Verification,
+    CertificateSource, CertificateState, Credential, FilesError, IdentityConfig, IdentityFiles,
+    IssueError, IssueReport, PeerChain, Revocations, Spiffe, Verification,
     bundles::Bundles,
     chain::IssuedChain,
     key::RequestedKey,
@@ -42,6 +42,8 @@ pub(super) struct Keeper {
     /// Wakes the worker: the schedule changed.
     changed: Notify,
     config: IdentityConfig,
+    /// Whether the one identity is in files.
+    is_of_files: bool,
 }
 
 #[derive(Default)]
@@ -59,6 +61,7 @@ impl Keeper {
         let verification = Verification {
             trust_domain_aliases: config.trust_domain_aliases.clone().into(),
             roots: Arc::default(),
+            compliance: config.compliance,
             revocations: config.revocations.clone(),
         };
         Self {
@@ -67,7 +70,35 @@ impl Keeper {
             verification: watch::channel(Arc::new(verification)).0,
             changed: Notify::new(),
             config,
+            is_of_files: false,
         }
+    }
+
+    pub(super) fn of_files(config: IdentityConfig) -> Self {
+        Self { is_of_files: true, ..Self::new(config) }
+    }
+
+    pub(super) fn is_of_files(&self) -> bool {
+        self.is_of_files
+    }
+
+    /// Puts the identity of the files in the place of the one that is held.
+    pub(super) fn load(&self, files: &IdentityFiles) -> Result<Spiffe, FilesError> {
+        let (who, issued) = files.read(SystemTime::now())?;
+        let mut book = self.book();
+        let roots = issued.roots.clone();
+        let credential = Credential::of_chain(issued, &self.verification.borrow().clone())
+            .map_err(|source| FilesError::Tls { who: who.clone(), source: Box::new(source) })?;
+        let former: Vec<Spiffe> =
+            book.states.keys().filter(|former| **former != who).cloned().collect();
+        let credential = Arc::new(credential);
+        self.live.rcu(|live| live.update(who.clone(), credential.clone()));
+        let available = CertificateState::Available { credential, renewal_failure: None };
+        book.states.insert(who.clone(), watch::channel(available).0);
+        // There is nobody to ask again: the roots are those of the files.
+        book.bundles.handle_delivered(&who, &roots, Instant::now().into_std());
+        self.drop_certificates(&mut book, &former);
+        Ok(who)
     }
 
     pub(super) fn config(&self) -> &IdentityConfig {
@@ -103,6 +134,9 @@ impl Keeper {
     }
 
     pub(super) fn release(&self, who: &Spiffe) {
+        if self.is_of_files {
+            return;
+        }
         let mut book = self.book();
         let is_held = self.current(who).is_some();
         let dropped = book.schedule.handle_released(who, is_held, Instant::now().into_std());
@@ -134,7 +168,8 @@ impl Keeper {
 
     pub(super) fn states(&self) -> Vec<(Spiffe, CertificateState)> {
         let book = self.book();
-        let wanted = book.states.iter().filter(|(who, _)| book.schedule.is_wanted(who));
+        let is_wanted = |who| self.is_of_files || book.schedule.is_wanted(who);
+        let wanted = book.states.iter().filter(|(who, _)| is_wanted(who));
         let mut states: Vec<_> =
             wanted.map(|(who, state)| (who.clone(), state.borrow().clone())).collect();
         states.sort_by(|(a, _), (b, _)| a.cmp(b));

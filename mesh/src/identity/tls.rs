@@ -36,6 +36,36 @@ impl Aes {
     }
 }
 
+/// Rules that the cryptography of tunnels must follow, of which both ends of a mesh must have the same.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Compliance {
+    /// Our own preferences.
+    #[default]
+    None,
+    /// Only the post-quantum hybrid as key exchange.
+    PostQuantum,
+    /// Only algorithms that FIPS 140-2 approves: AES-GCM, ECDHE on P-256 and P-384. Which library computes them does not
+    /// change: this is no validated module.
+    Fips1402,
+}
+
+/// The cryptography of tunnels under `compliance`.
+pub(super) fn provider_under(compliance: Compliance) -> Arc<CryptoProvider> {
+    let ours = provider();
+    match compliance {
+        Compliance::None => ours,
+        Compliance::PostQuantum => Arc::new(CryptoProvider {
+            kx_groups: vec![kx_group::X25519MLKEM768],
+            ..CryptoProvider::clone(&ours)
+        }),
+        Compliance::Fips1402 => Arc::new(CryptoProvider {
+            cipher_suites: suites(Aes::Hardware),
+            kx_groups: vec![kx_group::SECP256R1, kx_group::SECP384R1],
+            ..CryptoProvider::clone(&ours)
+        }),
+    }
+}
+
 /// The cryptography of every TLS connection of the mesh, the control plane's too.
 pub fn provider() -> Arc<CryptoProvider> {
     // What the processor has does not change while we run.
@@ -93,6 +123,20 @@ mod tests {
                 CipherSuite::TLS13_AES_256_GCM_SHA384
             ]
         );
+    }
+
+    #[test]
+    fn a_policy_leaves_only_what_it_approves() {
+        let groups = |compliance| {
+            let groups = &provider_under(compliance).kx_groups;
+            groups.iter().map(|group| group.name()).collect::<Vec<_>>()
+        };
+        assert_eq!(groups(Compliance::PostQuantum), [NamedGroup::X25519MLKEM768]);
+        let approved = [NamedGroup::secp256r1, NamedGroup::secp384r1];
+        assert_eq!(groups(Compliance::Fips1402), approved);
+        let suites = &provider_under(Compliance::Fips1402).cipher_suites;
+        let suites: Vec<_> = suites.iter().map(SupportedCipherSuite::suite).collect();
+        assert_eq!(suites, offered(Aes::Hardware));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 
-use super::{CertificateName, PeerChain, Revocations};
+use super::{CertificateName, Compliance, PeerChain, Revocations};
 
 /// What all identities of a node demand of their peers. It never changes; another takes its place.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +14,8 @@ pub struct Verification {
     /// The roots of all identities of the node. An identity trusts them beside those that came with its own
     /// certificate: one authority serves the node, and the root it adds for one it adds for all.
     pub(super) roots: Arc<[CertificateDer<'static>]>,
+    /// Which cryptography tunnels use.
+    pub(super) compliance: Compliance,
     /// Certificates that are not accepted any more.
     pub(super) revocations: Arc<Revocations>,
 }

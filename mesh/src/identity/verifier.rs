@@ -22,7 +22,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{PeerChain, PeerError, Spiffe, Verification, peer::Leaf, tls};
+use super::{Compliance, PeerChain, PeerError, Spiffe, Verification, peer::Leaf, tls};
 
 /// What one identity demands of its peers.
 #[derive(Debug)]
@@ -42,6 +42,10 @@ impl Trusted {
         let mut roots = own_roots.to_vec();
         roots.extend(verification.roots.iter().filter(|root| !own_roots.contains(root)).cloned());
         Self { own: own.clone(), roots, verification: verification.clone() }
+    }
+
+    pub(super) fn compliance(&self) -> Compliance {
+        self.verification.compliance
     }
 
     /// Whether the peer's name is that of the workload expected: but for the mesh's names for its own trust domain,

@@ -29,6 +29,7 @@ impl From<&Unavailable> for Reason {
         match error {
             Unavailable::Failed { .. }
             | Unavailable::TimedOut { .. }
+            | Unavailable::NotInFiles { .. }
             | Unavailable::Forgotten { .. } => Self::CertificateUnavailable,
         }
     }

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use mesh::identity::{Compliance, IdentityFiles};
+use serde::{Serialize, Serializer};
 
 use super::Reader;
 
@@ -16,6 +17,27 @@ pub struct IdentitySection {
     /// Revocation lists, PEM or DER; followed while the daemon runs, and need not be there. `CRL_PATH`, default
     /// `/var/run/secrets/istio/crl/ca-crl.pem`.
     pub revocation_lists: PathBuf,
+    /// A certificate, its key and its roots (PEM), in the place of the certificate authority, for the one identity that the
+    /// certificate names; followed while the daemon runs. `AQUIFER_CERT_FILE`, `AQUIFER_KEY_FILE`,
+    /// `AQUIFER_ROOTS_FILE`: all or none.
+    #[serde(serialize_with = "paths")]
+    pub files: Option<IdentityFiles>,
+    /// Rules for the cryptography of tunnels: `pqc` (the post-quantum hybrid alone) or `fips-140-2` (approved algorithms
+    /// alone). `COMPLIANCE_POLICY`, default none.
+    #[serde(serialize_with = "policy")]
+    pub compliance: Compliance,
+}
+
+fn paths<S: Serializer>(files: &Option<IdentityFiles>, to: S) -> Result<S::Ok, S::Error> {
+    files.as_ref().map(|files| [&files.certificate, &files.key, &files.roots]).serialize(to)
+}
+
+fn policy<S: Serializer>(compliance: &Compliance, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(match compliance {
+        Compliance::None => "",
+        Compliance::PostQuantum => "pqc",
+        Compliance::Fips1402 => "fips-140-2",
+    })
 }
 
 impl Reader<'_> {
@@ -29,7 +51,36 @@ impl Reader<'_> {
                 })
                 .collect(),
             revocation_lists: self.text("CRL_PATH", "/var/run/secrets/istio/crl/ca-crl.pem").into(),
+            files: self.identity_files(),
+            compliance: self.compliance(),
         }
+    }
+
+    fn identity_files(&mut self) -> Option<IdentityFiles> {
+        const NAMES: [&str; 3] = ["AQUIFER_CERT_FILE", "AQUIFER_KEY_FILE", "AQUIFER_ROOTS_FILE"];
+        match NAMES.map(|name| self.optional(name).map(PathBuf::from)) {
+            [None, None, None] => None,
+            [Some(certificate), Some(key), Some(roots)] => {
+                Some(IdentityFiles { certificate, key, roots })
+            }
+            some => {
+                for (name, _) in NAMES.iter().zip(&some).filter(|(_, path)| path.is_none()) {
+                    self.refuse(name, "", "of the three files of an identity all are needed");
+                }
+                None
+            }
+        }
+    }
+
+    fn compliance(&mut self) -> Compliance {
+        let name = self.text("COMPLIANCE_POLICY", "");
+        let policy = match name.as_str() {
+            "" => Ok(Compliance::None),
+            "pqc" => Ok(Compliance::PostQuantum),
+            "fips-140-2" => Ok(Compliance::Fips1402),
+            _ => Err("expected `pqc` or `fips-140-2`"),
+        };
+        self.check("COMPLIANCE_POLICY", &name, policy).unwrap_or_default()
     }
 }
 
@@ -43,7 +94,29 @@ fn trust_domain(alias: &str) -> Result<String, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{check_refused, read};
+    use super::{
+        super::tests::{check_refused, read},
+        Compliance,
+    };
+
+    #[test]
+    fn an_identity_in_files_needs_all_three() {
+        let two = read(&[("AQUIFER_CERT_FILE", "c"), ("AQUIFER_ROOTS_FILE", "r")]).unwrap_err();
+        assert_eq!(
+            two.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["AQUIFER_KEY_FILE=: of the three files of an identity all are needed"]
+        );
+        let all =
+            [("AQUIFER_CERT_FILE", "c"), ("AQUIFER_KEY_FILE", "k"), ("AQUIFER_ROOTS_FILE", "r")];
+        assert!(read(&all).unwrap().identity.files.is_some());
+    }
+
+    #[test]
+    fn a_policy_that_is_not_known_is_refused() {
+        let known = read(&[("COMPLIANCE_POLICY", "pqc")]).unwrap();
+        assert_eq!(known.identity.compliance, Compliance::PostQuantum);
+        check_refused("COMPLIANCE_POLICY", "fips", "expected `pqc` or `fips-140-2`");
+    }
 
     #[test]
     fn aliases_are_a_list_of_trust_domains() {

@@ -1,16 +1,18 @@
-//! Certificates of the node's pods, as the settings say: where they come from, and the files that are followed.
+//! Certificates of the node's pods, as the settings say: where they come from, who needs one, and the files that are
+//! followed.
 //!
 //! In: the settings. Out: [`Identities`], fed with what changes in the files of roots and of revocation lists; and their
 //! metrics. Runs on the control thread.
 
 pub(crate) mod metrics;
+pub(crate) mod prefetch;
 mod revocation_file;
 mod watch;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use mesh::identity::{CaClient, Identities, IdentityConfig};
+use mesh::identity::{CaClient, Identities, IdentityConfig, IdentityFiles};
 use tokio::task::spawn_local;
 
 use self::revocation_file::RevocationFile;
@@ -34,11 +36,19 @@ pub(crate) fn start(
         format!("reading the revocation lists in {}", settings.revocation_lists.display())
     })?;
     let config = IdentityConfig {
+        compliance: settings.compliance,
         lifetime,
         wait: CERTIFICATE_WAIT,
         trust_domain_aliases: settings.trust_domain_aliases.clone(),
         revocations: Arc::new(revocations),
     };
+    if let Some(files) = &settings.files {
+        let identities = Identities::of_files(config);
+        load(&identities, files);
+        spawn_local(follow_lists(identities.clone(), lists));
+        spawn_local(follow_files(identities.clone(), files.clone()));
+        return Ok(identities);
+    }
     let identities = Identities::start(Arc::new(authority), config);
     spawn_local(follow_lists(identities.clone(), lists));
     spawn_local(follow_roots(identities.clone(), ca_root.to_owned()));
@@ -52,6 +62,26 @@ async fn follow_lists(identities: Identities, mut lists: RevocationFile) {
         }
     })
     .await;
+}
+
+/// Files that cannot be used do not keep the daemon from starting, as an authority that does not answer does not: it has
+/// no certificate until they are good.
+fn load(identities: &Identities, files: &IdentityFiles) {
+    match identities.load(files) {
+        Ok(identity) => tracing::info!(%identity, "certificate read from its files"),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(
+                error,
+                "the files hold no usable identity; what was in force of them stays"
+            );
+        }
+    }
+}
+
+async fn follow_files(identities: Identities, files: IdentityFiles) {
+    let paths = [files.certificate.clone(), files.key.clone(), files.roots.clone()];
+    watch::changes(&paths, || load(&identities, &files)).await;
 }
 
 /// The authority's roots change when the mesh's do. Certificates that come with the new ones are then worth asking for:
