@@ -108,11 +108,14 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
         draining: CancellationToken::new(),
         ending: CancellationToken::new(),
     });
-    spawn_local(identity::prefetch::keep_prefetching(
-        config.node.name.clone(),
-        node.store.clone(),
-        node.identities.clone(),
-    ));
+    // A dedicated host has one identity, whoever else the control plane has on its node.
+    if matches!(config.mode, Mode::Shared) {
+        spawn_local(identity::prefetch::keep_prefetching(
+            config.node.name.clone(),
+            node.store.clone(),
+            node.identities.clone(),
+        ));
+    }
     let readiness = Readiness::new();
     let threads = DataThreads::start(&node, config.threads.get())?;
     let pods = Pods::new(node.clone(), threads);
