@@ -15,7 +15,7 @@ use prost::Message;
 use proto::{discovery::DeltaDiscoveryResponse, workload::Address};
 use ztunnel::{
     dns::{Answer, Client, DnsSection, Family, Question, ResolvConf, answer},
-    next_hop::{NextHop, Outbound, next_hop, source},
+    next_hop::{Experience, NextHop, Outbound, next_hop, source},
 };
 
 /// Enough random numbers that each of a few choices occurs.
@@ -42,7 +42,9 @@ fn hops(namespace: &str, to: &str) -> BTreeSet<String> {
     let near = source(&snapshot, namespace, "near-0", "srv").unwrap();
     let orig_dst: SocketAddr = to.parse().unwrap();
     let outbound = Outbound { source: near, orig_dst, network: "net-1" };
-    (0..PICKS).map(|pick| describe(next_hop(&snapshot, &outbound, pick).unwrap())).collect()
+    (0..PICKS)
+        .map(|pick| describe(next_hop(&snapshot, &outbound, &Experience::NONE, pick).unwrap()))
+        .collect()
 }
 
 fn describe(hop: NextHop) -> String {
