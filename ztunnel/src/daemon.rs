@@ -66,9 +66,49 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
         stats: config.listen.stats,
         readiness: config.listen.readiness,
     })?;
-    let capture = Arc::new(open_capture(config)?);
+    let node = Arc::new(node(config)?);
+    // A dedicated host has one identity, whoever else the control plane has on its node.
+    if matches!(config.mode, Mode::Shared) {
+        spawn_local(identity::prefetch::keep_prefetching(
+            config.node.name.clone(),
+            node.store.clone(),
+            node.identities.clone(),
+        ));
+    }
+    let readiness = Readiness::new();
+    let threads = DataThreads::start(&node, config.threads.get())?;
+    let pods = Pods::new(node.clone(), threads);
 
-    let node = Arc::new(Node {
+    let xds = control_plane::follow(config, &node, &readiness)?;
+    spawn_local(metrics.clone().keep_up());
+    let handles = handles(config, &node, &pods, xds.clone(), log, metrics, &readiness);
+    spawn_local(async move {
+        if let Err(error) = servers.serve(Arc::new(handles), CancellationToken::new()).await {
+            tracing::error!(%error, "administration ended");
+        }
+    });
+    match &config.mode {
+        Mode::Shared => serve_pods(config, &pods, &xds, &readiness)?,
+        Mode::Dedicated(host) => serve_host(config, host, &pods)?,
+    }
+    spawn_local(retry(pods.clone()));
+    spawn_local(node.balance.clone().keep(node.store.clone()));
+    // Queries are answered by the same threads, of which each pod has its own sockets before it is captured.
+    readiness.task("dns proxy").ready();
+    readiness.task("proxy").ready();
+
+    wait_for_end(&node).await?;
+    pods.let_go_of_host();
+    end(&node, config.drain_limit).await;
+    pods.join();
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// What all data threads share, made of the settings.
+fn node(config: &Config) -> anyhow::Result<Node> {
+    let capture = Arc::new(open_capture(config)?);
+    Ok(Node {
         network: config.node.network.as_str().into(),
         store: Store::new(),
         on_demand: if config.control_plane.on_demand {
@@ -107,43 +147,7 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
         connections: ConnectionTable::new(),
         draining: CancellationToken::new(),
         ending: CancellationToken::new(),
-    });
-    // A dedicated host has one identity, whoever else the control plane has on its node.
-    if matches!(config.mode, Mode::Shared) {
-        spawn_local(identity::prefetch::keep_prefetching(
-            config.node.name.clone(),
-            node.store.clone(),
-            node.identities.clone(),
-        ));
-    }
-    let readiness = Readiness::new();
-    let threads = DataThreads::start(&node, config.threads.get())?;
-    let pods = Pods::new(node.clone(), threads);
-
-    let xds = control_plane::follow(config, &node, &readiness)?;
-    spawn_local(metrics.clone().keep_up());
-    let handles = handles(config, &node, &pods, xds.clone(), log, metrics, &readiness);
-    spawn_local(async move {
-        if let Err(error) = servers.serve(Arc::new(handles), CancellationToken::new()).await {
-            tracing::error!(%error, "administration ended");
-        }
-    });
-    match &config.mode {
-        Mode::Shared => serve_pods(config, &pods, &xds, &readiness)?,
-        Mode::Dedicated(host) => serve_host(config, host, &pods)?,
-    }
-    spawn_local(retry(pods.clone()));
-    spawn_local(node.balance.clone().keep(node.store.clone()));
-    // Queries are answered by the same threads, of which each pod has its own sockets before it is captured.
-    readiness.task("dns proxy").ready();
-    readiness.task("proxy").ready();
-
-    wait_for_end(&node).await?;
-    pods.let_go_of_host();
-    end(&node, config.drain_limit).await;
-    pods.join();
-    tracing::info!("ended");
-    Ok(())
+    })
 }
 
 /// Serves the pods of this node, from our own registry and from Istio's node agent.
