@@ -7,12 +7,8 @@
 mod schema;
 
 use std::{
-    collections::HashSet,
-    convert::Infallible,
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
+    collections::HashSet, convert::Infallible, fs, io, os::unix::fs::MetadataExt, path::PathBuf,
+    sync::Arc, time::Duration,
 };
 
 use metrics::counter;
@@ -82,6 +78,8 @@ pub struct Local {
     store: Arc<Store>,
     /// What is in the store because of it.
     held: HashSet<Name>,
+    /// The file as it was before it was read last.
+    seen: Option<FileState>,
 }
 
 /// What takes a resource out of the store.
@@ -122,6 +120,16 @@ pub fn parse(text: &str, origin: &str) -> Result<Vec<Update>, LocalError> {
 }
 
 impl LocalSource {
+    fn state(&self) -> Option<FileState> {
+        let Self::File(path) = self else { return None };
+        let metadata = fs::metadata(path).ok()?;
+        Some(FileState {
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+
     fn read(&self) -> Result<Vec<Update>, LocalError> {
         match self {
             Self::Inline(text) => parse(text, "LOCAL_XDS"),
@@ -141,7 +149,9 @@ impl Local {
     /// # Errors
     /// What is wrong with it; then the store is as it was.
     pub fn start(source: LocalSource, store: Arc<Store>) -> Result<Self, LocalError> {
-        let mut local = Self { source, store, held: HashSet::new() };
+        // Before the file is read: what replaces it from here on is a change.
+        let seen = source.state();
+        let mut local = Self { source, store, held: HashSet::new(), seen };
         local.reload()?;
         Ok(local)
     }
@@ -151,14 +161,13 @@ impl Local {
         let LocalSource::File(path) = self.source.clone() else {
             return std::future::pending().await;
         };
-        let mut seen = state(&path);
         loop {
             sleep(LOOK_INTERVAL).await;
-            let found = state(&path);
-            if found == seen {
+            let found = self.source.state();
+            if found == self.seen {
                 continue;
             }
-            seen = found;
+            self.seen = found;
             match self.reload() {
                 Ok(()) => {
                     info!(path = %path.display(), resources = self.held.len(), "local configuration read")
@@ -200,10 +209,13 @@ impl Name {
     }
 }
 
-/// Time and size of a file: what tells that it changed.
-fn state(path: &Path) -> Option<(SystemTime, u64)> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
+/// What tells that a file changed.
+#[derive(Debug, Eq, PartialEq)]
+struct FileState {
+    inode: u64,
+    bytes: u64,
+    /// Seconds and nanoseconds of the last change of content, name or rights.
+    changed: (i64, i64),
 }
 
 #[cfg(test)]
@@ -287,7 +299,7 @@ policies:
     #[test]
     fn what_is_wrong_is_named_by_resource_and_field() {
         check_refused("workloads: 5", "LOCAL_XDS: workloads: ");
-        check_refused("workloads: [{ uidd: x }]", "LOCAL_XDS: workloads[0]: unknown field `uidd`");
+        check_refused("workloads: [{ uidd: x }]", "LOCAL_XDS: workloads[0].uidd: ");
         check_refused("workloads: [{ uid: '' }]", "workloads[0] (): uid: is empty");
         check_refused("workloads: [{ uid: a, workloadIps: [x] }]", "workloads[0].workloadIps[0]: ");
         check_refused("workloads: [{ uid: a, protocol: QUIC }]", "workloads[0].protocol: ");

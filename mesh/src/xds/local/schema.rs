@@ -262,12 +262,45 @@ impl Default for Memberships {
     }
 }
 
+/// One of these; a mapping, which YAML's own form of such a choice is not.
 #[derive(Debug, Deserialize)]
+#[serde(try_from = "AnyStringMatch")]
 enum StringMatch {
     Exact(String),
     Prefix(String),
     Suffix(String),
     Presence(Nothing),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
+struct AnyStringMatch {
+    exact: Option<String>,
+    prefix: Option<String>,
+    suffix: Option<String>,
+    presence: Option<Nothing>,
+}
+
+impl TryFrom<AnyStringMatch> for StringMatch {
+    type Error = &'static str;
+
+    fn try_from(any: AnyStringMatch) -> Result<Self, Self::Error> {
+        match any {
+            AnyStringMatch { exact: Some(text), prefix: None, suffix: None, presence: None } => {
+                Ok(Self::Exact(text))
+            }
+            AnyStringMatch { exact: None, prefix: Some(text), suffix: None, presence: None } => {
+                Ok(Self::Prefix(text))
+            }
+            AnyStringMatch { exact: None, prefix: None, suffix: Some(text), presence: None } => {
+                Ok(Self::Suffix(text))
+            }
+            AnyStringMatch { exact: None, prefix: None, suffix: None, presence: Some(nothing) } => {
+                Ok(Self::Presence(nothing))
+            }
+            AnyStringMatch { .. } => Err("must be one of Exact, Prefix, Suffix and Presence"),
+        }
+    }
 }
 
 /// An empty list or mapping, or nothing at all.
