@@ -309,9 +309,12 @@ fn another_network_is_reached_in_two_tunnels_and_both_nodes_know_whom_they_have(
 
     // The gateway lets everybody through; the destination decides by who is in the inner tunnel.
     shop.expect(&to, &[("shop/web", Served), ("data/batch", Refused)]);
-    line(networks.daemon("a"), &["reason=\"tunnel_denied\"", "the tunnel through gateway"])
-        .unwrap();
-    line(networks.daemon("b"), &["reason=\"policy_no_allow\"", "src.workload=\"batch\""]).unwrap();
+    wait_for("the refusal in both logs", IN_FORCE, || {
+        line(networks.daemon("a"), &["reason=\"tunnel_denied\"", "the tunnel through gateway"])?;
+        line(networks.daemon("b"), &["reason=\"policy_no_allow\"", "src.workload=\"batch\""])
+            .map(drop)
+    })
+    .unwrap();
 }
 
 #[test]
