@@ -30,7 +30,10 @@ use crate::{
     admin::{Addresses, ConnectionTable, Handles, Readiness, Servers},
     admission::AnnouncedAt,
     balance::{Balance, DefaultLimits},
-    capture::{Capture, CaptureConfig, Exclusions, Families, KeepAlive, SocketOptions, Sources},
+    capture::{
+        Capture, CaptureConfig, CaptureError, Exclusions, Families, KeepAlive, SocketOptions,
+        Sources, self_check,
+    },
     config::{Config, HostSection, Mode, SocketSection},
     control_plane,
     identity::{self, metrics::CertificateMetrics},
@@ -193,11 +196,17 @@ fn open_capture(config: &Config) -> anyhow::Result<Capture> {
         Some(cgroup) => cgroup.clone(),
         None => cgroup_root().unwrap_or(defaults.cgroup),
     };
-    let capture = Capture::open(&CaptureConfig {
-        pin_dir: config.capture.pin_dir.clone(),
-        cgroup,
-        sockets: socket_options(&config.sockets),
-    })?;
+    let sockets = socket_options(&config.sockets);
+    let missing = match config.mode {
+        Mode::Shared => self_check(&sockets),
+        // No namespace but its own is entered.
+        Mode::Dedicated(_) => Vec::new(),
+    };
+    if !missing.is_empty() {
+        return Err(CaptureError::Unsupported { missing }.into());
+    }
+    let pin_dir = config.capture.pin_dir.clone();
+    let capture = Capture::open(&CaptureConfig { pin_dir, cgroup, sockets })?;
     capture.exempt(&config.capture.exempt)?;
     Ok(capture)
 }

@@ -46,7 +46,7 @@ pub use error::CaptureError;
 pub use listeners::{PodListeners, pod_listener};
 pub use netns::{Netns, NetnsError};
 use object::{Object, Pins};
-pub use preflight::{Missing, preflight};
+pub use preflight::{Missing, preflight, self_check};
 pub use reply_routing::RoutingError;
 pub use sockets::{Families, KeepAlive, SocketOptions};
 

@@ -3,13 +3,17 @@
 //! In: the paths configured and what /proc tells. Out: everything that is missing, in words for an operator.
 
 use std::{
+    error::Error,
     ffi::OsStr,
     fs,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
-use super::CaptureConfig;
+use ebpf_common::PRESERVED_SOURCE_MARK;
+use socket2::{Domain, Socket, Type};
+
+use super::{CaptureConfig, Netns, SocketOptions};
 
 /// The oldest kernel with every feature used: the netns cookie in socket operations.
 const KERNEL_FLOOR: (u32, u32) = (5, 15);
@@ -59,6 +63,18 @@ pub enum Missing {
         /// The cgroup configured, from the root of the hierarchy.
         cgroup: PathBuf,
     },
+    /// Network namespaces cannot be entered, whatever the capabilities say.
+    #[error("the daemon cannot enter a network namespace, not even its own: {reason}")]
+    EnterNetns {
+        /// The kernel's answer.
+        reason: String,
+    },
+    /// Sockets cannot be marked, whatever the capabilities say.
+    #[error("the daemon cannot mark its sockets (SO_MARK): {reason}")]
+    Mark {
+        /// The kernel's answer.
+        reason: String,
+    },
     /// /proc is not readable.
     #[error("{path} cannot be read: {reason}")]
     Proc {
@@ -86,6 +102,25 @@ pub fn preflight(config: &CaptureConfig) -> Vec<Missing> {
         Ok(some)
     }));
     missing
+}
+
+/// Does once what every pod will need: enters a network namespace, and marks a socket. Capabilities do not tell of
+/// system call filters, nor of a user namespace that is not the host's. Nothing is changed.
+pub fn self_check(options: &SocketOptions) -> Vec<Missing> {
+    let entered = Netns::open(Path::new("/proc/self/ns/net"))
+        .map_err(|error| Missing::EnterNetns { reason: with_source(&error) });
+    let marked = Socket::new(Domain::UNIX, Type::STREAM, None)
+        .and_then(|socket| {
+            // What pods' applications are dialed by; the one that is set may be none.
+            socket.set_mark(PRESERVED_SOURCE_MARK)?;
+            options.mark(&socket)
+        })
+        .map_err(|error| Missing::Mark { reason: error.to_string() });
+    entered.err().into_iter().chain(marked.err()).collect()
+}
+
+fn with_source(error: &dyn Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| source.to_string())
 }
 
 fn read(path: &'static str) -> Result<String, Missing> {
