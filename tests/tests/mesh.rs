@@ -29,6 +29,8 @@ mod open_connections;
 mod outage;
 #[path = "mesh/outbound.rs"]
 mod outbound;
+#[path = "mesh/own_metrics.rs"]
+mod own_metrics;
 #[path = "mesh/peers.rs"]
 mod peers;
 #[path = "mesh/policy.rs"]

@@ -27,6 +27,8 @@ pub struct Local<'a> {
     pub ip: IpAddr,
     /// Where its application is dialed if it wants to be told who comes.
     pub announced: AnnouncedAt,
+    /// The one port that can be reached, if not all of them can.
+    pub only_port: Option<u16>,
 }
 
 /// Where an application is dialed that is told by a PROXY protocol header who comes.
@@ -88,6 +90,14 @@ pub enum Refusal {
         /// The port.
         port: u16,
     },
+    /// The daemon's namespace is the node's, of which others reach one port.
+    #[error("port {port} is not the daemon's metrics port {only}")]
+    DaemonPort {
+        /// The port.
+        port: u16,
+        /// The one that can be reached.
+        only: u16,
+    },
     /// The application wants to be told the destination's address, and the service has none.
     #[error("service {service} has no address to put into the PROXY protocol header")]
     NoAddress {
@@ -104,6 +114,7 @@ impl Refusal {
             Self::UnknownHost { .. }
             | Self::UnknownPort { .. }
             | Self::OwnPort { .. }
+            | Self::DaemonPort { .. }
             | Self::NoAddress { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -117,6 +128,7 @@ impl From<&Refusal> for Reason {
             | Refusal::UnknownPort { .. }
             | Refusal::NoAddress { .. } => Self::ConnectUnknownHost,
             Refusal::OwnPort { .. } => Self::OwnPort,
+            Refusal::DaemonPort { .. } => Self::DaemonPort,
         }
     }
 }
@@ -233,6 +245,9 @@ fn admission(
     let port = tunnel.and_then(|tunnel| tunnel.port).map_or(port, Into::into);
     if is_own_port(port) {
         return Err(Refusal::OwnPort { port });
+    }
+    if let Some(only) = local.only_port.filter(|only| *only != port) {
+        return Err(Refusal::DaemonPort { port, only });
     }
     let authorize = SocketAddr::new(local.ip, port);
     match tunnel.map(|tunnel| tunnel.protocol) {

@@ -75,6 +75,9 @@ pub struct NodeConfig {
     pub pod_name: String,
     /// Its namespace. `POD_NAMESPACE`, default `istio-system`.
     pub pod_namespace: String,
+    /// Who it is to the mesh, if `POD_NAME`, `POD_NAMESPACE` and `SERVICE_ACCOUNT` are all set. Then its metrics are
+    /// served in tunnels as well, in shared mode.
+    pub workload: Option<HostWorkload>,
     /// Address reported to the control plane. `INSTANCE_IP`, default 1.1.1.1, as Istio's.
     pub instance_ip: IpAddr,
     /// Network of the node's pods. `NETWORK`, default empty.
@@ -245,6 +248,7 @@ impl Reader<'_> {
         NodeConfig {
             pod_name: self.text("POD_NAME", &format!("ztunnel-{name}")),
             pod_namespace: self.text("POD_NAMESPACE", "istio-system"),
+            workload: self.own_workload(),
             instance_ip: self.parsed("INSTANCE_IP", IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1))),
             network: self.text("NETWORK", ""),
             cluster: self.text("ISTIO_META_CLUSTER_ID", &cluster),

@@ -160,6 +160,11 @@ fn serve_pods(
     xds: &watch::Receiver<XdsStatus>,
     readiness: &Readiness,
 ) -> anyhow::Result<()> {
+    if let Some(who) = &config.node.workload {
+        let metrics_port = config.listen.stats.port();
+        pods.add_itself(who, metrics_port)
+            .context("serving the daemon's own metrics in tunnels")?;
+    }
     let folder = Folder::open(&config.pods.directory)
         .with_context(|| format!("opening the pod registry {}", config.pods.directory.display()))?;
     let registry = socket::listen(&config.pods.socket)

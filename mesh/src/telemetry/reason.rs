@@ -65,6 +65,8 @@ reasons! {
     GatewayUnresolved "gateway_unresolved" Connect;
     /// The destination is a port of the mesh's own.
     OwnPort "own_port" Connect;
+    /// The destination is the daemon itself, of which only the metrics port can be reached.
+    DaemonPort "daemon_port" Connect;
 
     /// The destination has as many connections from this node as it may.
     ConnectionLimit "connection_limit" Connect;

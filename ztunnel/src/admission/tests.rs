@@ -32,13 +32,17 @@ fn check(request: &str, expected: &str) {
 }
 
 fn check_announced(announced: AnnouncedAt, request: &str, expected: &str) {
+    check_at(announced, None, request, expected);
+}
+
+fn check_at(announced: AnnouncedAt, only_port: Option<u16>, request: &str, expected: &str) {
     let snapshot = snapshot(SHOP);
     let (local, authority) = request.split_once(" <- ").unwrap();
     let (name, ip) = local.split_once('@').unwrap_or((local, ""));
     let workload = source(&snapshot, NAMESPACE, name, name).unwrap();
     let ip = if ip.is_empty() { workload.addresses[0] } else { ip.parse().unwrap() };
     let requested = authority.parse().unwrap();
-    let found = match admit(&snapshot, Local { workload, ip, announced }, &requested) {
+    let found = match admit(&snapshot, Local { workload, ip, announced, only_port }, &requested) {
         Ok(Admission { authorize, dial, proxy_header, service }) => {
             let mut text = format!("{authorize}");
             if dial != authorize {
@@ -156,4 +160,18 @@ fn the_meshs_own_ports_are_refused() {
         check(&format!("cart <- 10.0.0.2:{port}"), &format!("503 port {port} is the mesh's own"));
     }
     check("cart <- own.shop:80", "503 port 15006 is the mesh's own");
+}
+
+#[test]
+fn of_the_daemon_itself_the_metrics_port_alone_is_reached() {
+    let check = |request: &str, expected: &str| {
+        check_at(AnnouncedAt::Loopback, Some(15020), request, expected);
+    };
+    check("cart <- 10.0.0.2:15020", "10.0.0.2:15020");
+    for port in [22, 15000, 15021, 8080] {
+        let refusal = format!("503 port {port} is not the daemon's metrics port 15020");
+        check(&format!("cart <- 10.0.0.2:{port}"), &refusal);
+    }
+    check("cart <- 10.0.0.2:15008", "503 port 15008 is the mesh's own");
+    check("cart <- cart.shop:80", "503 port 8080 is not the daemon's metrics port 15020");
 }

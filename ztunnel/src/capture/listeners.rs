@@ -86,6 +86,14 @@ pub fn pod_listener(netns: &Netns, port: u16, options: &SocketOptions) -> io::Re
     })?
 }
 
+/// Opens a non-blocking listener at `port` and no other one: nothing steers to it.
+///
+/// # Errors
+/// The kernel's answer to socket(), bind() or listen(), such as that the port is taken.
+pub fn home_listener(port: u16, options: &SocketOptions) -> io::Result<TcpListener> {
+    listen(port, options)
+}
+
 fn listen(port: u16, options: &SocketOptions) -> io::Result<TcpListener> {
     let socket = match options.families {
         Families::Ipv4 => listen_v4(port, options)?,

@@ -35,7 +35,7 @@ pub struct HostSection {
     pub destinations: Vec<IpNet>,
 }
 
-/// The names of a host's workload.
+/// The names of the workload that a host is, or the daemon itself.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostWorkload {
@@ -89,8 +89,31 @@ impl Reader<'_> {
         }
     }
 
+    /// The daemon's own pod. Defaults name nobody.
+    pub(super) fn own_workload(&self) -> Option<HostWorkload> {
+        Some(HostWorkload {
+            namespace: self.optional("POD_NAMESPACE")?,
+            name: self.optional("POD_NAME")?,
+            service_account: self.optional("SERVICE_ACCOUNT")?,
+        })
+    }
+
     /// Whether the daemon is to serve its host.
     pub(super) fn is_dedicated(&self) -> bool {
         self.optional("PROXY_MODE").as_deref() == Some("dedicated")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::read;
+
+    #[test]
+    fn the_daemon_is_a_workload_once_all_three_names_are_set() {
+        let all = [("POD_NAME", "z-1"), ("POD_NAMESPACE", "mesh"), ("SERVICE_ACCOUNT", "z")];
+        let workload = |settings: &[(&str, &str)]| read(settings).unwrap().node.workload;
+        assert_eq!(workload(&all), Some("mesh/z-1/z".parse().unwrap()));
+        assert_eq!(workload(&all[..2]), None);
+        assert_eq!(workload(&all[1..]), None);
     }
 }

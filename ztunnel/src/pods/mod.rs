@@ -96,6 +96,12 @@ pub enum AddError {
     /// The namespace is the daemon's own, or the host's.
     #[error("the network namespace is the daemon's own")]
     OwnNetns,
+    /// The daemon itself is known by the name.
+    #[error("the uid {uid} stands for the daemon itself")]
+    DaemonUid {
+        /// The name.
+        uid: PodUid,
+    },
     /// Another pod is served in the namespace.
     #[error("the network namespace is that of pod {other}")]
     SharedNetns {

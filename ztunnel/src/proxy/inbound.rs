@@ -166,7 +166,8 @@ fn admitted(
         (StatusCode::SERVICE_UNAVAILABLE, Failure { reason: Reason::UnknownDestination, error })
     })?;
     let announced = thread.node.announced;
-    let local = Local { workload: &workload, ip: ends.local.ip(), announced };
+    let (ip, only_port) = (ends.local.ip(), pod.pod.only_port);
+    let local = Local { workload: &workload, ip, announced, only_port };
     let admission = admit(snapshot, local, authority)
         .map_err(|refusal| (refusal.status(), Failure::new(Reason::from(&refusal), &refusal)))?;
     Ok((workload, admission))

@@ -34,6 +34,8 @@ pub struct Pod {
     pub capture: CaptureOptions,
     /// Whose address its applications see on connections out of the mesh.
     pub source_address: SourceAddress,
+    /// The one port that its peers can reach, if not all of them.
+    pub only_port: Option<u16>,
     /// What it uses of the daemon.
     pub share: Arc<Share>,
     /// Cancelled when it is removed.

@@ -3,6 +3,7 @@
 //! In: pods announced and taken back by their sources. Out: traffic captured, or an [`AddError`] and nothing left
 //! behind. Lives on the control thread.
 
+mod itself;
 mod on_host;
 mod wanted;
 
@@ -19,7 +20,7 @@ use mesh::identity::Spiffe;
 use metrics::counter;
 use tokio::{runtime::RuntimeMetrics, sync::watch};
 
-use self::{on_host::Host, wanted::Wanted};
+use self::{itself::Itself, on_host::Host, wanted::Wanted};
 use super::{DataThreads, Node, Pod, thread::ThreadListeners};
 use crate::{
     admin::{PodState, PodStatus},
@@ -38,6 +39,8 @@ pub struct Pods {
     listing: Listing,
     /// In dedicated mode: the host that is captured.
     host: RefCell<Option<Host>>,
+    /// The daemon as a workload of the mesh.
+    itself: RefCell<Option<Itself>>,
     /// How many pods of the node agent wait to be served.
     waiting: watch::Sender<usize>,
     /// The daemon's own network namespace.
@@ -87,6 +90,7 @@ impl Pods {
             refused: RefCell::default(),
             listing: Arc::default(),
             host: RefCell::default(),
+            itself: RefCell::default(),
             waiting: watch::Sender::new(0),
             home: Netns::open(Path::new("/proc/self/ns/net")).ok().map(|home| home.cookie()),
         })
@@ -140,7 +144,8 @@ impl Pods {
         let (served, refused) = (self.served.borrow(), self.refused.borrow());
         let pending = refused.iter().map(|(uid, refused)| (uid.clone(), refused.wanted.status()));
         let up = served.iter().map(|(uid, served)| (uid.clone(), status(&served.pod)));
-        let listed = pending.chain(up).collect();
+        let itself = self.itself.borrow().as_ref().map(|itself| (itself.uid(), itself.status()));
+        let listed = pending.chain(up).chain(itself).collect();
         let agents = refused.values().filter(|refused| refused.source == Source::NodeAgent).count();
         self.waiting.send_if_modified(|waiting| std::mem::replace(waiting, agents) != agents);
         *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = listed;
@@ -149,6 +154,9 @@ impl Pods {
     fn add(&self, announced: Announced, source: Source) -> Result<(), AddError> {
         if self.node.draining.is_cancelled() {
             return Err(AddError::ShuttingDown);
+        }
+        if self.itself.borrow().as_ref().is_some_and(|itself| itself.uid() == announced.uid) {
+            return Err(AddError::DaemonUid { uid: announced.uid });
         }
         let wanted = Wanted::of(announced)?;
         self.attempt(&wanted, source).inspect_err(|_| self.refuse(wanted, source))
@@ -190,6 +198,7 @@ impl Pods {
         if self.node.draining.is_cancelled() {
             return;
         }
+        self.serve_itself();
         let waiting: Vec<_> = self.refused.borrow().values().cloned().collect();
         for Refused { wanted, source } in waiting {
             if let Err(error) = self.attempt(&wanted, source) {
@@ -287,6 +296,7 @@ impl Pods {
             .enumerate()
             .map(|(index, ((outbound, plaintext), hbone))| {
                 let dns = if index == of_dns { dns.take() } else { None };
+                let (outbound, plaintext, hbone) = (Some(outbound), Some(plaintext), Some(hbone));
                 ThreadListeners { outbound, plaintext, hbone, dns }
             })
             .collect();
@@ -354,7 +364,9 @@ impl Pods {
         let same = |pod: &Pod| {
             pod.namespace == gone.namespace && pod.service_account == gone.service_account
         };
-        if self.served.borrow().values().any(|served| same(&served.pod)) {
+        let itself = self.itself.borrow();
+        let of_itself = itself.as_ref().is_some_and(|itself| itself.is_identified_as(gone));
+        if of_itself || self.served.borrow().values().any(|served| same(&served.pod)) {
             return;
         }
         let of_gone = |name: &Spiffe| {

@@ -58,6 +58,7 @@ pub(super) fn blame(reason: Reason) -> Blame {
         | Reason::ConnectAuthority
         | Reason::ConnectNotThisPod
         | Reason::ConnectUnknownHost
+        | Reason::DaemonPort
         // There is no way, whichever endpoint is chosen.
         | Reason::UnknownSource
         | Reason::UnknownDestination

@@ -85,11 +85,12 @@ enum Order {
     Tunnel { pod: Arc<Pod>, tcp: std::net::TcpStream, peer: SocketAddr, held: Held },
 }
 
-/// One thread's listeners of a pod, non-blocking.
+/// One thread's listeners of a pod, non-blocking. What is not captured has none of some kinds.
+#[derive(Default)]
 pub(super) struct ThreadListeners {
-    pub(super) outbound: std::net::TcpListener,
-    pub(super) plaintext: std::net::TcpListener,
-    pub(super) hbone: std::net::TcpListener,
+    pub(super) outbound: Option<std::net::TcpListener>,
+    pub(super) plaintext: Option<std::net::TcpListener>,
+    pub(super) hbone: Option<std::net::TcpListener>,
     /// A pod's queries are all one thread's.
     pub(super) dns: Option<DnsListeners>,
 }
@@ -248,9 +249,10 @@ impl DataThread {
     }
 
     fn serve(self: &Rc<Self>, pod: Arc<Pod>, listeners: ThreadListeners) -> io::Result<()> {
-        let outbound = TcpListener::from_std(listeners.outbound)?;
-        let plaintext = TcpListener::from_std(listeners.plaintext)?;
-        let hbone = TcpListener::from_std(listeners.hbone)?;
+        let listener = |given: Option<_>| given.map(TcpListener::from_std).transpose();
+        let outbound = listener(listeners.outbound)?;
+        let plaintext = listener(listeners.plaintext)?;
+        let hbone = listener(listeners.hbone)?;
         if let Some(dns) = listeners.dns {
             dns::serve(&self.node, &pod, dns)?;
         }
@@ -263,18 +265,36 @@ impl DataThread {
         let of_source = Kind { reporter: Reporter::Source, claim: Share::connection };
         let of_outside = Kind { reporter: Reporter::Destination, claim: Share::connection };
         let of_peer = Kind { reporter: Reporter::Destination, claim: Share::tunnel };
-        let (this, served) = (self.clone(), local.clone());
-        spawn_local(accept(this, served, outbound, of_source, |thread, pod, tcp, peer, held| {
-            spawn_local(holding(held, outbound::serve(thread, pod, tcp, peer)));
-        }));
-        let (this, served) = (self.clone(), local.clone());
-        spawn_local(accept(this, served, plaintext, of_outside, |thread, pod, tcp, peer, held| {
-            spawn_local(holding(held, plaintext::serve(thread, pod, tcp, peer)));
-        }));
-        let (this, served) = (self.clone(), local.clone());
-        spawn_local(accept(this, served, hbone, of_peer, |thread, pod, tcp, peer, held| {
-            thread.deal(pod, tcp, peer, held);
-        }));
+        if let Some(outbound) = outbound {
+            let (this, served) = (self.clone(), local.clone());
+            spawn_local(accept(
+                this,
+                served,
+                outbound,
+                of_source,
+                |thread, pod, tcp, peer, held| {
+                    spawn_local(holding(held, outbound::serve(thread, pod, tcp, peer)));
+                },
+            ));
+        }
+        if let Some(plaintext) = plaintext {
+            let (this, served) = (self.clone(), local.clone());
+            spawn_local(accept(
+                this,
+                served,
+                plaintext,
+                of_outside,
+                |thread, pod, tcp, peer, held| {
+                    spawn_local(holding(held, plaintext::serve(thread, pod, tcp, peer)));
+                },
+            ));
+        }
+        if let Some(hbone) = hbone {
+            let (this, served) = (self.clone(), local.clone());
+            spawn_local(accept(this, served, hbone, of_peer, |thread, pod, tcp, peer, held| {
+                thread.deal(pod, tcp, peer, held);
+            }));
+        }
         spawn_local(end_with_pod(self.clone(), local));
         Ok(())
     }

@@ -37,6 +37,7 @@ fn pod(name: &str) -> Arc<Pod> {
         ips: vec![],
         capture: CaptureOptions::default(),
         source_address: SourceAddress::Client,
+        only_port: None,
         share: Share::new(&PodLimits {
             connections: NonZeroU32::MIN,
             tunnels: NonZeroU32::MIN,

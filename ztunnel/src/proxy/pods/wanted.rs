@@ -86,6 +86,7 @@ impl Wanted {
             ips,
             capture: self.capture.clone(),
             source_address: self.capture.source_address,
+            only_port: None,
             share: Share::new(&node.limits),
             removed: CancellationToken::new(),
         })
