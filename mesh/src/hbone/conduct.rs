@@ -7,7 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashSet,
     rc::Rc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -62,6 +62,11 @@ impl Conduct {
         self.nuisance.get()
     }
 
+    /// Whether the peer may make another request.
+    pub(super) fn takes_requests(&self) -> bool {
+        self.patience.borrow_mut().takes_requests(Instant::now())
+    }
+
     fn bear(&self, nuisance: Nuisance) {
         if !self.patience.borrow_mut().bears(nuisance, Instant::now()) {
             self.nuisance.set(Some(nuisance));
@@ -86,9 +91,12 @@ impl StreamConduct {
         self.witness.conduct.ended.borrow().contains(&self.stream)
     }
 
-    /// The peer has taken its request back before it was answered.
-    pub(super) fn abandoned(&self) {
-        self.witness.conduct.bear(Nuisance::AbandonedRequests);
+    /// The peer has taken its request back before it was answered, `after` this time.
+    pub(super) fn abandoned(&self, after: Duration) {
+        let conduct = &self.witness.conduct;
+        if !conduct.patience.borrow_mut().bears_abandoned(after, Instant::now()) {
+            conduct.nuisance.set(Some(Nuisance::AbandonedRequests));
+        }
     }
 }
 

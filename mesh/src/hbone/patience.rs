@@ -17,10 +17,13 @@ pub enum Nuisance {
     Pings,
     /// PRIORITY and frames of unknown kinds: each one is read and ignored.
     OtherFrames,
-    /// Requests that are taken back before they are answered (CVE-2023-44487): each one is judged, and the application
-    /// is dialed for it.
+    /// Requests that are taken back at once (CVE-2023-44487): each one is judged, and the application is dialed for it.
     AbandonedRequests,
 }
+
+/// A request that is taken back sooner was not meant: no application can have been waited for. One that is taken back
+/// later may be any client's that has lost its patience, and then the application is at fault.
+const MEANT: Duration = Duration::from_millis(10);
 
 /// What one peer has left of each.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(super) struct Patience {
     pings: Allowance,
     other_frames: Allowance,
     abandoned_requests: Allowance,
+    /// Requests that are taken back later. It costs the peer none of what is open.
+    given_up: Allowance,
 }
 
 /// A number that is used up by ones and comes back with time.
@@ -52,6 +57,8 @@ impl Patience {
             other_frames: Allowance::new(now, 10_000, Duration::from_millis(1)),
             // More than all streams of a tunnel, whose applications may all give up at once.
             abandoned_requests: Allowance::new(now, 500, Duration::from_millis(10)),
+            // Five times the streams of a tunnel. What comes after costs what short connections cost.
+            given_up: Allowance::new(now, 1000, Duration::from_millis(2)),
         }
     }
 
@@ -65,6 +72,21 @@ impl Patience {
         };
         allowance.take(now)
     }
+
+    /// Takes note of a request that was taken back unanswered `after` this time, and tells whether it is still borne.
+    pub(super) fn bears_abandoned(&mut self, after: Duration, now: Instant) -> bool {
+        if after < MEANT {
+            return self.bears(Nuisance::AbandonedRequests, now);
+        }
+        self.given_up.take(now);
+        true
+    }
+
+    /// Whether the peer may make another request, for all that it has given up.
+    pub(super) fn takes_requests(&mut self, now: Instant) -> bool {
+        self.given_up.refill(now);
+        self.given_up.left > 0
+    }
 }
 
 impl Allowance {
@@ -73,6 +95,13 @@ impl Allowance {
     }
 
     fn take(&mut self, now: Instant) -> bool {
+        self.refill(now);
+        let is_left = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_left
+    }
+
+    fn refill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.at);
         let back = u32::try_from(passed.as_nanos() / self.each.as_nanos()).unwrap_or(u32::MAX);
         if back >= self.most - self.left {
@@ -82,9 +111,6 @@ impl Allowance {
             self.at += self.each * back;
             self.left += back;
         }
-        let is_left = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        is_left
     }
 }
 
@@ -94,7 +120,7 @@ impl fmt::Display for Nuisance {
             Self::Settings => "SETTINGS frames",
             Self::Pings => "PING frames",
             Self::OtherFrames => "frames that say nothing",
-            Self::AbandonedRequests => "requests taken back unanswered",
+            Self::AbandonedRequests => "requests taken back at once",
         })
     }
 }
@@ -141,6 +167,43 @@ mod tests {
                 assert!(patience.bears(nuisance, now), "{nuisance}");
             }
         }
+    }
+
+    #[test]
+    fn only_requests_that_are_taken_back_at_once_are_not_borne() {
+        for (after, most, takes_requests) in
+            [(0, 500, true), (9, 500, true), (10, 20_000, false), (500, 20_000, false)]
+        {
+            let now = Instant::now();
+            let mut patience = Patience::new(now);
+            let after = Duration::from_millis(after);
+            let borne = (0..20_000).take_while(|_| patience.bears_abandoned(after, now)).count();
+            assert_eq!((borne, patience.takes_requests(now)), (most, takes_requests), "{after:?}");
+        }
+    }
+
+    #[test]
+    fn who_has_given_up_too_much_may_ask_again_with_time() {
+        let mut now = Instant::now();
+        let mut patience = Patience::new(now);
+        // What an application that hangs costs 100 clients who wait for half a second each.
+        for _ in 0..60 * 200 {
+            now += Duration::from_millis(5);
+            assert!(patience.bears_abandoned(Duration::from_millis(500), now));
+            assert!(patience.takes_requests(now));
+        }
+        now += Duration::from_secs(1);
+        let left = (0..2000)
+            .take_while(|_| {
+                patience.bears_abandoned(MEANT, now);
+                patience.takes_requests(now)
+            })
+            .count();
+        assert_eq!(left, 999);
+        now += Duration::from_millis(1);
+        assert!(!patience.takes_requests(now));
+        now += Duration::from_millis(1);
+        assert!(patience.takes_requests(now));
     }
 
     #[test]

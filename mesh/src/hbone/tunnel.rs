@@ -138,6 +138,9 @@ pub struct Incoming {
     pub authority: Result<Authority, BadAuthority>,
     /// The request's headers.
     pub headers: HeaderMap,
+    /// The peer has given up so many requests that this one should be refused. What it has open need not suffer for it.
+    pub is_excess: bool,
+    came: Instant,
     receive: RecvStream,
     conduct: StreamConduct,
     respond: SendResponse<Bytes>,
@@ -224,10 +227,16 @@ impl Tunnel {
     }
 
     /// Tells the peer to open no more streams here. [`Tunnel::next`] goes on until they have ended, or until `deadline`,
-    /// when it cuts them.
+    /// when it cuts them. The earliest of several deadlines counts.
     pub fn drain(&mut self, deadline: Instant) {
+        let deadline = deadline.into();
+        match &mut self.state {
+            State::Ended => return,
+            State::Draining(earlier) if earlier.deadline() <= deadline => return,
+            State::Open(_) | State::Retired | State::Draining(_) => {}
+        }
         self.connection.graceful_shutdown();
-        self.state = State::Draining(Box::pin(tokio::time::sleep_until(deadline.into())));
+        self.state = State::Draining(Box::pin(tokio::time::sleep_until(deadline)));
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Incoming, TunnelError>>> {
@@ -312,7 +321,8 @@ impl Incoming {
             None => Err(BadAuthority::Missing),
         };
         let conduct = StreamConduct::new(witness, respond.stream_id());
-        Self { method, authority, headers, receive, conduct, respond }
+        let (is_excess, came) = (!witness.conduct.takes_requests(), Instant::now());
+        Self { method, authority, headers, is_excess, came, receive, conduct, respond }
     }
 
     /// Answers 200: the far end is connected.
@@ -325,7 +335,7 @@ impl Incoming {
         let send = self
             .respond
             .send_response(response, false)
-            .inspect_err(|_| self.conduct.abandoned())?;
+            .inspect_err(|_| self.conduct.abandoned(self.came.elapsed()))?;
         Ok(Stream::new(send, self.receive, self.conduct, None))
     }
 
@@ -335,14 +345,14 @@ impl Incoming {
         *response.status_mut() = status;
         // It fails only when the peer has reset the stream or is gone, and then it needs no answer.
         if self.respond.send_response(response, true).is_err() {
-            self.conduct.abandoned();
+            self.conduct.abandoned(self.came.elapsed());
         }
     }
 
     /// Ready when the peer has reset the stream or is gone: a dial on its behalf may stop.
     pub async fn abandoned(&mut self) -> StreamError {
         let ended = poll_fn(|cx| self.respond.poll_reset(cx)).await;
-        self.conduct.abandoned();
+        self.conduct.abandoned(self.came.elapsed());
         match ended {
             Ok(reason) => StreamError::Reset { code: reason.into() },
             Err(error) => error.into(),

@@ -134,6 +134,8 @@ reasons! {
     PeerStalled "peer_stalled" Connect;
     /// The peer broke the rules of HTTP/2 or its limits.
     PeerMisbehaved "peer_misbehaved" Connect;
+    /// The peer has given up too many requests before they were answered, and may make no more for a while.
+    PeerGaveUp "peer_gave_up" Connect;
 
     /// The application on this node reset the connection.
     ApplicationReset "application_reset" Connect;

@@ -158,6 +158,11 @@ fn admitted(
         let error = format!("the method is {}, expected CONNECT", incoming.method);
         return Err((StatusCode::BAD_REQUEST, Failure { reason: Reason::ConnectMethod, error }));
     }
+    if incoming.is_excess {
+        let reason = Reason::PeerGaveUp;
+        let failure = Failure { reason, error: reason.describe().to_owned() };
+        return Err((StatusCode::SERVICE_UNAVAILABLE, failure));
+    }
     let authority: &Authority = incoming.authority.as_ref().map_err(|error| {
         (StatusCode::BAD_REQUEST, Failure::new(Reason::ConnectAuthority, error))
     })?;

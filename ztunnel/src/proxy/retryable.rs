@@ -79,6 +79,7 @@ pub(super) fn blame(reason: Reason) -> Blame {
         | Reason::Shutdown
         // The connection was made.
         | Reason::PeerStalled
+        | Reason::PeerGaveUp
         | Reason::ApplicationReset
         | Reason::ConnectionFailed => Blame::Nobody,
     }

@@ -152,6 +152,22 @@ fn a_drain_cuts_what_is_left_at_its_deadline() {
 }
 
 #[test]
+fn of_several_drains_the_earliest_deadline_counts() {
+    const NEVER: Duration = Duration::from_secs(3600);
+    const SOON: Duration = Duration::from_millis(50);
+    for deadlines in [[NEVER, SOON], [SOON, NEVER]] {
+        run(async || {
+            let mesh = Mesh::new();
+            let mut server = serve(&mesh, HboneConfig::default()).await;
+            let client = Client::new(&mesh, server.addr, HboneConfig::default());
+            let (_near, _far) = pair(&client, &mut server).await;
+            deadlines.iter().for_each(|deadline| server.drain(0, *deadline));
+            assert_eq!(server.ends.recv().await.unwrap(), "closed");
+        });
+    }
+}
+
+#[test]
 fn a_dead_tunnel_is_not_used() {
     run(async || {
         let mesh = Mesh::new();
