@@ -187,37 +187,33 @@ async fn forward(
     mut incoming: Incoming,
     metrics: &ConnectionMetrics,
 ) -> Result<(), Failure> {
-    if ends.standing.is_revoked() {
-        incoming.refuse(StatusCode::UNAUTHORIZED);
-        return Err(revocation::failure());
-    }
     let subject = Subject {
         peer: Some(ends.peer.clone()),
         source: ends.client,
         destination: admission.authorize,
     };
     let (registered, mut order) = thread.live.inbound(&pod.pod, subject.clone());
-    let permit = tokio::select! {
+    let reaching = async {
+        let permit = judge::permit(thread, pod, &subject, &registered, &mut order)
+            .await
+            .map_err(|failure| (StatusCode::UNAUTHORIZED, failure))?;
+        let application = dialed(thread, pod, ends, admission).await.map_err(|error| {
+            (StatusCode::SERVICE_UNAVAILABLE, failure::dial(admission.dial, &error))
+        })?;
+        Ok((permit, application))
+    };
+    let reached = tokio::select! {
         biased;
-        permit = judge::permit(thread, pod, &subject, &registered, &mut order) => permit,
-        gone = incoming.abandoned() => return Err(failure::stream(&gone)),
-    };
-    let permit = match permit {
-        Ok(permit) => permit,
-        Err(failure) => {
-            incoming.refuse(StatusCode::UNAUTHORIZED);
-            return Err(failure);
+        reached = ends.standing.unless_revoked(reaching) => {
+            reached.unwrap_or_else(|revoked| Err((StatusCode::UNAUTHORIZED, revoked)))
         }
-    };
-    let dialed = tokio::select! {
-        dialed = dialed(thread, pod, ends, admission) => dialed,
         gone = incoming.abandoned() => return Err(failure::stream(&gone)),
     };
-    let application = match dialed {
-        Ok(application) => application,
-        Err(error) => {
-            incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
-            return Err(failure::dial(admission.dial, &error));
+    let (permit, application) = match reached {
+        Ok(reached) => reached,
+        Err((status, failure)) => {
+            incoming.refuse(status);
+            return Err(failure);
         }
     };
     let answer = match thread.node.baggage {

@@ -98,6 +98,18 @@ impl Standing {
         }
     }
 
+    /// What `work` gives, unless the peer's certificate is revoked first.
+    pub(super) async fn unless_revoked<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            () = self.revoked() => Err(failure()),
+            result = work => Ok(result),
+        }
+    }
+
     /// Resolves when the peer's certificate is revoked, or `order` says to cut.
     pub(super) async fn or(&self, order: impl Future<Output = Abort>) -> Abort {
         tokio::select! {
@@ -124,5 +136,51 @@ impl Drop for Entry {
         if by_leaf.get(self.chain.leaf()).is_some_and(|entry| entry.strong_count() == 0) {
             by_leaf.remove(self.chain.leaf());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use mesh::identity::{LocalCa, Spiffe};
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    fn standing() -> Standing {
+        let ca = LocalCa::new("cluster.local").unwrap();
+        let credential = ca.credential(&Spiffe::new("cluster.local", "shop", "web").unwrap());
+        let chain = PeerChain::of(credential.unwrap().chain()).unwrap();
+        Peers::watch(&Rc::default(), &Arc::new(chain), &Verification::default())
+    }
+
+    fn revoke(standing: &Standing) {
+        standing.0.revoked.set(true);
+        standing.0.told.notify_waiters();
+    }
+
+    #[tokio::test]
+    async fn work_for_a_peer_in_good_standing_is_done() {
+        assert_eq!(standing().unless_revoked(ready(7)).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_done_for_a_revoked_peer() {
+        let standing = standing();
+        revoke(&standing);
+        let failure = standing.unless_revoked(async { panic!("it is done") }).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::CertificateRevoked);
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_when_the_peer_is_revoked() {
+        let standing = standing();
+        let revoking = async {
+            yield_now().await;
+            revoke(&standing);
+        };
+        let (waited, ()) = tokio::join!(standing.unless_revoked(pending::<()>()), revoking);
+        assert_eq!(waited.unwrap_err().reason, Reason::CertificateRevoked);
     }
 }
