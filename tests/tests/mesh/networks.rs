@@ -332,6 +332,19 @@ fn a_failure_says_which_of_the_two_tunnels_did_not_open() {
     networks.fails(&["reason=\"dial_refused\"", "the tunnel to gateway"]);
 }
 
+#[test]
+fn a_tunnel_to_a_gateway_counts_among_those_that_a_pod_may_dial() {
+    let Some(mut networks) = Networks::open() else { return };
+    let daemon = networks.shop.cluster.daemon_mut("a").unwrap();
+    daemon.set_variable("AQUIFER_POD_TUNNELS", "1");
+    daemon.set_variable("ZTUNNEL_WORKER_THREADS", "1");
+    daemon.restart().unwrap();
+    networks.shop.attempt("shop/web", &format!("{}:7000", networks.service())).unwrap();
+    // Who is expected to be somebody else needs a tunnel of its own, and the first one stays open for minutes.
+    networks.tell(&Told { gateway: "somebody", ..AS_IT_IS });
+    networks.fails(&["reason=\"pod_tunnel_limit\"", "the tunnel to gateway"]);
+}
+
 /// An application that is told who comes, on port 7100 of `shop/cart`: it answers with the address it sees and what it is
 /// told, in hexadecimal.
 fn announced(shop: &Shop) -> Process {

@@ -10,11 +10,11 @@ use mesh::{
     hbone::{Authority, Inner, OpenError, open_inner},
     identity::{Credential, Spiffe},
     store::Workload,
-    telemetry::{DialedFor, Failure},
+    telemetry::Failure,
 };
 
 use super::{
-    dial, labels,
+    labels,
     outbound::Route,
     revocation::Standing,
     thread::{DataThread, LocalPod},
@@ -50,7 +50,7 @@ pub(super) async fn open(
 ) -> Result<(Inner, Option<Standing>), Failure> {
     let node = &thread.node;
     let gateway = || across.gateway.uid.clone();
-    let dial = async |to| dial::dial(node, &pod.pod, to, DialedFor::Tunnel).await;
+    let dial = async |to| pod.dial_tunnel(thread, to).await;
     let key = route.pool_key(credential, &across.expect);
     let request = route.request(across.authority.clone());
     let (outer, _answer) = pod
@@ -65,7 +65,7 @@ pub(super) async fn open(
         request.headers.insert(labels::FORWARDED_NETWORK, network);
     }
     let inner =
-        open_inner(outer, route.dial, &across.behind, credential, request, &node.hbone).await;
+        open_inner(outer, route.dial, &across.behind, credential, request, &pod.hbone).await;
     let inner = inner.map_err(|source| AcrossError::Inner { gateway: gateway(), source })?;
     Ok((inner, standing))
 }

@@ -269,10 +269,7 @@ async fn open(
         (Via::Tunnel(tunnel), Some(credential)) => {
             let key = route.pool_key(credential, &tunnel.expect);
             let request = route.request(tunnel.authority.into());
-            let dial = async |to| {
-                pod.tunnel_place(thread)?;
-                dial::dial(node, &pod.pod, to, DialedFor::Tunnel).await
-            };
+            let dial = async |to| pod.dial_tunnel(thread, to).await;
             match pod.pool.open(&key, credential, request, dial).await {
                 Ok((stream, _answer)) => Ok(Upstream::Tunnel(stream)),
                 Err(error) => Err(Failure::new(Reason::from(&error), &error)),

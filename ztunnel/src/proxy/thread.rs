@@ -20,7 +20,7 @@ use std::{
 use mesh::{
     hbone::{HboneConfig, Pool, Stream},
     identity::PeerChain,
-    telemetry::{Reporter, TrafficMetrics},
+    telemetry::{DialedFor, Reporter, TrafficMetrics},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -33,6 +33,7 @@ use super::{
     Node, Pod,
     accept::{Freed, Kind, accept},
     denials::Denials,
+    dial,
     dry_run::DryRuns,
     inbound, judge,
     live::Live,
@@ -114,7 +115,8 @@ pub(super) struct DataThread {
 pub(super) struct LocalPod {
     pub(super) pod: Arc<Pod>,
     pub(super) pool: Pool,
-    /// Limits and deadlines of its tunnels.
+    /// Limits and deadlines of its tunnels, and the budget that they share: for every tunnel of the pod, one inside
+    /// another included.
     pub(super) hbone: HboneConfig,
 }
 
@@ -367,8 +369,18 @@ impl DataThread {
 }
 
 impl LocalPod {
+    /// Dials for a tunnel, to a workload or a gateway, if the pod may have one more.
+    pub(super) async fn dial_tunnel(
+        &self,
+        thread: &DataThread,
+        to: SocketAddr,
+    ) -> io::Result<TcpStream> {
+        self.tunnel_place(thread)?;
+        dial::dial(&thread.node, &self.pod, to, DialedFor::Tunnel).await
+    }
+
     /// Whether the pod may dial one more tunnel. Each thread dials its part: what the others have is theirs.
-    pub(super) fn tunnel_place(&self, thread: &DataThread) -> io::Result<()> {
+    fn tunnel_place(&self, thread: &DataThread) -> io::Result<()> {
         let limit = (thread.node.limits.tunnels.get() as usize / thread.all.len()).max(1);
         if self.pool.tunnels() < limit {
             return Ok(());
