@@ -10,12 +10,18 @@ use mesh::{hbone::PoolKey, store::Snapshot};
 
 use super::thread::DataThread;
 
-/// Looks at all tunnels of a thread after each change.
+/// Looks at all tunnels of a thread after each change of workloads.
 pub(super) async fn retire_stale(thread: Rc<DataThread>) {
     let store = &thread.node.store;
     let mut changes = store.subscribe();
+    let mut looked_at = store.load();
     while changes.changed().await.is_ok() {
         let snapshot = store.load();
+        let is_same = snapshot.same_workloads(&looked_at);
+        looked_at = snapshot.clone();
+        if is_same {
+            continue;
+        }
         thread.for_each_pool(|pool| pool.retire(|key| is_stale(&snapshot, key)));
     }
 }
