@@ -97,7 +97,8 @@ fn a_policy_that_only_lets_more_in_closes_nothing() {
     shop.expect(&cart, &[("shop/web", Served), ("shop/near", Refused)]);
     open.check_running().unwrap();
     // The other caller's attempts may have been under way.
-    let cut = cut_lines(&shop, "b").unwrap().into_iter().filter(|line| line.contains("sa/web"));
+    let by_web = |line: &String| line.contains("src.workload=\"web\"");
+    let cut = cut_lines(&shop, "b").unwrap().into_iter().filter(by_web);
     assert_eq!(cut.collect::<Vec<_>>(), [""; 0]);
 }
 
