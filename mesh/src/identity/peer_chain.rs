@@ -1,7 +1,9 @@
 //! The certificates by which a peer was verified, named as revocation lists name them.
 //!
-//! In: what the peer presented, leaf first. Out: a [`PeerChain`]: the leaf and the intermediates that lead from it
-//! towards a root. Whether one of them is revoked is for [`Revocations`](super::Revocations) to say.
+//! In: what the peer presented, leaf first. Out: a [`PeerChain`]: all of it, and when the first certificate of those that
+//! signed the leaf expires. Names alone join nothing: anybody can make a certificate with the name of an authority.
+//! Whether one is revoked is for [`Revocations`](super::Revocations) to say, and whether a root is at the end of them for
+//! the handshake, which comes before.
 
 use std::{
     fmt,
@@ -12,6 +14,9 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::PeerError;
+
+/// Certificates that a peer may present. Chains have two to four; each pair may cost a signature to be verified.
+const MOST_CERTIFICATES: usize = 16;
 
 /// What distinguishes a certificate from all others of its authority, in the words of a revocation list.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -58,7 +63,7 @@ impl fmt::Debug for CertificateName {
     }
 }
 
-/// A peer's certificates on the way from its leaf to a root, without the root. Never empty.
+/// What a peer presented, the leaf first. Never empty.
 #[derive(Clone, Debug)]
 pub struct PeerChain {
     certificates: Box<[CertificateDer<'static>]>,
@@ -67,36 +72,29 @@ pub struct PeerChain {
 }
 
 impl PeerChain {
-    /// Reads what a peer presented. What does not lead from its leaf towards a root is left out.
+    /// Reads what a peer presented. What has no part in its leaf's signatures is kept too: which certificates the
+    /// handshake went by is not told, and one that is revoked has no business in any of them.
     ///
     /// # Errors
-    /// [`PeerError`] when there is no leaf, or a certificate cannot be read.
+    /// [`PeerError`] when there is no leaf, there are too many, or one cannot be read.
     pub fn of(presented: &[CertificateDer<'_>]) -> Result<Self, PeerError> {
-        let (leaf, others) = presented.split_first().ok_or(PeerError::NoCertificate)?;
-        let mut others: Vec<_> =
-            others.iter().map(|der| Ok((der, parse(der)?))).collect::<Result<_, PeerError>>()?;
-        let (mut certificates, mut names) = (Vec::new(), Vec::new());
-        let mut not_after = u64::MAX >> 16;
-        let (mut der, mut parsed) = (leaf, parse(leaf)?);
-        loop {
-            let issuer = parsed.issuer().as_raw().to_vec();
-            certificates.push(CertificateDer::from(der.to_vec()));
-            let expiry = parsed.validity().not_after.timestamp();
-            not_after = not_after.min(u64::try_from(expiry).unwrap_or(0));
-            names.push(CertificateName::new(&issuer, parsed.raw_serial()));
-            // Each is used once, so that two that name each other do not make an endless chain.
-            let Some(next) =
-                others.iter().position(|(_, other)| other.subject().as_raw() == issuer)
-            else {
-                break;
-            };
-            (der, parsed) = others.swap_remove(next);
+        if presented.len() > MOST_CERTIFICATES {
+            let found = presented.len();
+            let reason = format!("{found} certificates, more than {MOST_CERTIFICATES}");
+            return Err(PeerError::Malformed { reason });
         }
-        let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(not_after);
-        Ok(Self { certificates: certificates.into(), names: names.into(), not_after })
+        let parsed: Vec<_> = presented.iter().map(parse).collect::<Result<_, _>>()?;
+        let (leaf, others) = parsed.split_first().ok_or(PeerError::NoCertificate)?;
+        let name = |one: &X509Certificate<'_>| {
+            CertificateName::new(one.issuer().as_raw(), one.raw_serial())
+        };
+        let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(end_of_path(leaf, others));
+        let certificates = presented.iter().map(|der| der.to_vec().into()).collect();
+        Ok(Self { certificates, names: parsed.iter().map(name).collect(), not_after })
     }
 
-    /// When the first of them expires.
+    /// When the first expires of the leaf and those by which it is signed, where there are several the one that is good
+    /// for longest. The root counts if it was presented.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
@@ -112,6 +110,32 @@ impl PeerChain {
     ) -> impl Iterator<Item = (&CertificateDer<'static>, &CertificateName)> {
         self.certificates.iter().zip(&self.names)
     }
+}
+
+/// When the first of the leaf and the certificates that signed it expires, in seconds since 1970.
+fn end_of_path(leaf: &X509Certificate<'_>, others: &[X509Certificate<'_>]) -> u64 {
+    let end = |one: &X509Certificate<'_>| {
+        u64::try_from(one.validity().not_after.timestamp()).unwrap_or(0).min(u64::MAX >> 16)
+    };
+    let mut others: Vec<_> = others.iter().collect();
+    // The one that is good for longest is asked first: where an authority's certificate was renewed, both have its key.
+    others.sort_by_key(|other| std::cmp::Reverse(end(other)));
+    let (mut last, mut first_end) = (leaf, end(leaf));
+    // Each is used once, so that two that signed each other do not make an endless chain.
+    while let Some(next) = others.iter().position(|other| is_signed_by(last, other)) {
+        last = others.remove(next);
+        first_end = first_end.min(end(last));
+    }
+    first_end
+}
+
+/// Whether `issuer` issued the certificate, by name and by key.
+pub(super) fn is_signed_by(
+    certificate: &X509Certificate<'_>,
+    issuer: &X509Certificate<'_>,
+) -> bool {
+    issuer.subject().as_raw() == certificate.issuer().as_raw()
+        && certificate.verify_signature(Some(issuer.public_key())).is_ok()
 }
 
 /// Reads a certificate that nothing may follow.
@@ -140,41 +164,79 @@ mod tests {
         params
     }
 
-    /// `leaf` issued by `middle` issued by `root`, and the middle one.
-    fn chain() -> [CertificateDer<'static>; 2] {
-        let [root_key, middle_key, key] = [(); 3].map(|()| KeyPair::generate().unwrap());
-        let root = Issuer::new(params("root", 1), root_key);
-        let middle = params("middle", 0x80).signed_by(&middle_key, &root).unwrap();
-        let issuer = Issuer::new(params("middle", 0x80), middle_key);
-        let leaf = params("leaf", 0x1234).signed_by(&key, &issuer).unwrap();
-        [leaf.into(), middle.into()]
+    /// The end of what is valid until a day of January 2050.
+    fn until(mut params: CertificateParams, day: u8) -> CertificateParams {
+        params.not_after = rcgen::date_time_ymd(2050, 1, day);
+        params
     }
 
-    fn names(presented: &[CertificateDer<'_>]) -> String {
-        match PeerChain::of(presented) {
+    fn made(params: &CertificateParams, issuer: &Issuer<'_, KeyPair>) -> CertificateDer<'static> {
+        params.signed_by(&KeyPair::generate().unwrap(), issuer).unwrap().into()
+    }
+
+    /// A root, an authority under it with certificates that end on the 20th and the 10th, a leaf of that authority that
+    /// ends on the 30th, and a certificate with the authority's name, of another, that ends on the 1st.
+    struct Mesh {
+        leaf: CertificateDer<'static>,
+        middle: CertificateDer<'static>,
+        earlier: CertificateDer<'static>,
+        decoy: CertificateDer<'static>,
+    }
+
+    impl Mesh {
+        fn new() -> Self {
+            let [root_key, key] = [(); 2].map(|()| KeyPair::generate().unwrap());
+            let root = Issuer::new(params("root", 1), root_key);
+            let [middle, earlier] = [(0x80, 20), (0x81, 10)].map(|(serial, day)| {
+                until(params("middle", serial), day).signed_by(&key, &root).unwrap().into()
+            });
+            let issuer = Issuer::new(params("middle", 0x80), key);
+            let leaf = made(&until(params("leaf", 0x1234), 30), &issuer);
+            let nobody = Issuer::new(params("nobody", 6), KeyPair::generate().unwrap());
+            let decoy = made(&until(params("middle", 0x66), 1), &nobody);
+            Self { leaf, middle, earlier, decoy }
+        }
+    }
+
+    /// Serial numbers and the day of January on which the first of the path expires.
+    fn read(presented: &[&CertificateDer<'_>]) -> String {
+        let presented: Vec<_> = presented.iter().map(|der| der.as_ref().into()).collect();
+        match PeerChain::of(&presented) {
             Ok(chain) => {
-                chain.iter().map(|(_, name)| name.to_string()).collect::<Vec<_>>().join(" ")
+                let names = chain.iter().map(|(_, name)| name.to_string());
+                let january = SystemTime::from(rcgen::date_time_ymd(2050, 1, 1));
+                let day = chain.not_after().duration_since(january).unwrap().as_secs() / 86_400 + 1;
+                format!("{} until {day}", names.collect::<Vec<_>>().join(" "))
             }
             Err(error) => error.to_string(),
         }
     }
 
     #[test]
-    fn the_chain_leads_from_the_leaf_to_the_root_in_whatever_order_it_was_sent() {
-        let ([leaf, middle], [other_leaf, other_middle]) = (chain(), chain());
-        assert_eq!(names(&[leaf.clone(), middle.clone()]), "1234 80");
-        assert_eq!(names(&[leaf.clone(), other_leaf, middle]), "1234 80");
-        assert_eq!(names(&[leaf]), "1234");
-        assert_eq!(names(&[other_middle]), "80");
-        assert_eq!(names(&[]), "the peer presented no certificate");
+    fn all_that_was_presented_is_named_and_the_signed_path_says_how_long_it_is_good() {
+        let Mesh { leaf, middle, earlier, decoy } = &Mesh::new();
+        assert_eq!(read(&[leaf]), "1234 until 30");
+        assert_eq!(read(&[leaf, middle]), "1234 80 until 20");
+        assert_eq!(read(&[leaf, decoy, middle]), "1234 66 80 until 20");
+        assert_eq!(read(&[leaf, middle, decoy]), "1234 80 66 until 20");
+        assert_eq!(read(&[leaf, decoy]), "1234 66 until 30");
+        assert_eq!(read(&[leaf, earlier]), "1234 81 until 10");
+        assert_eq!(read(&[leaf, earlier, middle]), "1234 81 80 until 20");
+        assert_eq!(read(&[]), "the peer presented no certificate");
     }
 
     #[test]
-    fn certificates_that_name_each_other_make_no_endless_chain() {
-        let [_, middle] = chain();
-        let itself = params("itself", 7).self_signed(&KeyPair::generate().unwrap()).unwrap();
-        let itself = CertificateDer::from(itself);
-        assert_eq!(names(&[itself.clone(), itself.clone(), middle]), "07 07");
+    fn certificates_that_signed_each_other_make_no_endless_chain() {
+        let own = KeyPair::generate().unwrap();
+        let itself = until(params("itself", 7), 5).self_signed(&own).unwrap().into();
+        assert_eq!(read(&[&itself, &itself, &itself]), "07 07 07 until 5");
+    }
+
+    #[test]
+    fn more_certificates_than_any_chain_has_are_refused() {
+        let Mesh { leaf, .. } = &Mesh::new();
+        assert!(read(&[leaf; 17]).ends_with("17 certificates, more than 16"));
+        assert!(read(&[leaf; 16]).ends_with("until 30"));
     }
 
     proptest::proptest! {

@@ -23,7 +23,7 @@ use x509_parser::{
 use super::{
     CertificateName, PeerChain,
     peer::system_time,
-    peer_chain::{parse, without_zeros},
+    peer_chain::{is_signed_by, parse, without_zeros},
 };
 
 /// Keys whose signature under a list is remembered. There are as many as authorities; more are somebody's attempts.
@@ -100,7 +100,7 @@ impl Revocations {
         self.lists.iter().filter_map(|list| list.next_update).min()
     }
 
-    /// The first certificate of `chain` that is revoked. `roots` are those that the chain may end in.
+    /// The first certificate of all in `chain` that is revoked. `roots` are those that the chain may end in.
     pub fn revoked<'a>(
         &self,
         chain: &'a PeerChain,
@@ -166,10 +166,7 @@ impl List {
         let mut candidates = chain.iter().map(|(der, _)| &**der).chain(roots.iter().map(|r| &**r));
         candidates.any(|candidate| {
             let Ok((_, candidate)) = X509Certificate::from_der(candidate) else { return false };
-            let key = candidate.public_key();
-            candidate.subject().as_raw() == certificate.issuer().as_raw()
-                && certificate.verify_signature(Some(key)).is_ok()
-                && self.is_signed_by(key)
+            is_signed_by(&certificate, &candidate) && self.is_signed_by(candidate.public_key())
         })
     }
 

@@ -1,14 +1,19 @@
 //! Which certificates a file of lists takes back, and which files are refused.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rcgen::{
-    CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
-    CrlIssuingDistributionPoint, Issuer, KeyIdMethod, KeyPair, RevokedCertParams,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
+    CrlIssuingDistributionPoint, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams,
 };
+use rustls::client::danger::ServerCertVerifier;
+use rustls_pki_types::{ServerName, UnixTime};
 
 use super::*;
-use crate::identity::{Credential, LocalCa, Spiffe};
+use crate::identity::{
+    Credential, LocalCa, Spiffe, Verification, chain,
+    verifier::{ServerVerifier, Trusted},
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -32,6 +37,14 @@ fn refusal(file: &[u8]) -> String {
 /// A list of some issuer with `points`, in DER.
 fn list_of(point: Option<CrlIssuingDistributionPoint>) -> Vec<u8> {
     let issuer = Issuer::new(CertificateParams::default(), KeyPair::generate().unwrap());
+    list_by(&issuer, 7, point)
+}
+
+fn list_by(
+    issuer: &Issuer<'_, KeyPair>,
+    serial: u64,
+    point: Option<CrlIssuingDistributionPoint>,
+) -> Vec<u8> {
     let now = SystemTime::now();
     let params = CertificateRevocationListParams {
         this_update: (now - 2 * HOUR).into(),
@@ -39,14 +52,14 @@ fn list_of(point: Option<CrlIssuingDistributionPoint>) -> Vec<u8> {
         crl_number: 1_u64.into(),
         issuing_distribution_point: point,
         revoked_certs: vec![RevokedCertParams {
-            serial_number: 7_u64.into(),
+            serial_number: serial.into(),
             revocation_time: now.into(),
             reason_code: None,
             invalidity_date: None,
         }],
         key_identifier_method: KeyIdMethod::Sha256,
     };
-    params.signed_by(&issuer).unwrap().der().to_vec()
+    params.signed_by(issuer).unwrap().der().to_vec()
 }
 
 #[test]
@@ -68,6 +81,64 @@ fn a_list_counts_for_its_own_root_though_another_has_the_same_name() {
     assert!(!is_revoked(&list_of_old, &of_new));
     let both = format!("{list_of_old}{list_of_new}");
     assert!(is_revoked(&both, &of_old) && is_revoked(&both, &of_new));
+}
+
+fn authority(name: &str, serial: u64) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.serial_number = Some(serial.into());
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
+/// What a handshake says of `leaf` with `intermediates` under `root`, by the lists of `file`.
+fn verdict(
+    leaf: &CertificateDer<'_>,
+    intermediates: [&CertificateDer<'_>; 2],
+    root: &CertificateDer<'static>,
+    file: &[u8],
+) -> &'static str {
+    let revocations = Arc::new(Revocations::parse(file).unwrap());
+    let own = Spiffe::new("cluster.local", "shop", "cart").unwrap();
+    let verification = Verification { revocations, ..Verification::default() };
+    let trusted = Trusted::new(&own, std::slice::from_ref(root), &verification);
+    let anchors = Arc::new(chain::anchors(&trusted.roots).unwrap());
+    let intermediates = intermediates.map(|der| CertificateDer::from(der.as_ref()));
+    let name = ServerName::try_from("web.example").unwrap();
+    let verifier = ServerVerifier::new(anchors, Arc::new(trusted));
+    let verified = verifier.verify_server_cert(leaf, &intermediates, &name, &[], UnixTime::now());
+    match verified {
+        Ok(_) => "accepted",
+        Err(rustls::Error::InvalidCertificate(rustls::CertificateError::Revoked)) => "revoked",
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_decoy_with_the_name_of_an_authority_hides_no_revocation() {
+    let [root_key, middle_key, own_key, leaf_key] = [(); 4].map(|()| KeyPair::generate().unwrap());
+    let root_certificate = authority("root", 1).self_signed(&root_key).unwrap().into();
+    let root = Issuer::new(authority("root", 1), root_key);
+    let middle_certificate = authority("middle", 2).signed_by(&middle_key, &root).unwrap().into();
+    let middle = Issuer::new(authority("middle", 2), middle_key);
+    let own = Issuer::new(authority("nobody", 6), own_key);
+    let decoy = authority("middle", 3);
+    let decoy = decoy.signed_by(&KeyPair::generate().unwrap(), &own).unwrap().into();
+    let mut leaf = authority("leaf", 4);
+    leaf.is_ca = IsCa::NoCa;
+    let leaf = leaf.signed_by(&leaf_key, &middle).unwrap().into();
+    for intermediates in [[&decoy, &middle_certificate], [&middle_certificate, &decoy]] {
+        let check = |issuer: &Issuer<'_, KeyPair>, serial, expected| {
+            let list = list_by(issuer, serial, None);
+            let found = verdict(&leaf, intermediates, &root_certificate, &list);
+            assert_eq!(found, expected, "{serial}");
+        };
+        check(&middle, 4, "revoked");
+        check(&root, 2, "revoked");
+        check(&middle, 5, "accepted");
+        check(&own, 3, "accepted");
+        check(&root, 4, "accepted");
+    }
 }
 
 #[test]
