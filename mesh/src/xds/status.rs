@@ -25,8 +25,8 @@ pub struct XdsStatus {
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TypeStatus {
-    /// Whether a response was applied since the start. One that brought nothing counts, one that was rejected whole
-    /// does not.
+    /// Whether a response was applied since the start. One that brought nothing counts, one of addresses that was
+    /// rejected whole does not. One of policies always counts: those that were rejected deny from then on.
     pub accepted_once: bool,
     /// Resources held.
     pub resources: usize,
@@ -79,7 +79,9 @@ impl XdsStatus {
             status.last_nack_message = complaint(&handled.rejected);
             status.last_nack_resources = handled.rejected.len();
         }
-        let applied = handled.rejected.is_empty() || handled.accepted + handled.removed > 0;
+        let applied = resource_type == ResourceType::Authorization
+            || handled.rejected.is_empty()
+            || handled.accepted + handled.removed > 0;
         status.accepted_once |= applied;
     }
 }
@@ -108,24 +110,24 @@ mod tests {
         }
     }
 
-    fn accepted_once(accepted: usize, rejected: usize) -> bool {
+    fn accepted_once(resource_type: ResourceType, accepted: usize, rejected: usize) -> bool {
         let mut status = XdsStatus::default();
         let handled = handled(accepted, rejected);
-        status.handled(
-            ResourceType::Address,
-            &handled,
-            accepted,
-            Vec::new(),
-            SystemTime::UNIX_EPOCH,
-        );
-        status.address.accepted_once
+        status.handled(resource_type, &handled, accepted, Vec::new(), SystemTime::UNIX_EPOCH);
+        status.of(resource_type).accepted_once
     }
 
     #[test]
     fn a_response_counts_unless_it_was_rejected_whole() {
-        assert!(accepted_once(0, 0), "nothing exists, and that is the truth");
-        assert!(accepted_once(2, 1), "one bad resource does not hold up a node");
-        assert!(!accepted_once(0, 1));
+        let of = |accepted, rejected| accepted_once(ResourceType::Address, accepted, rejected);
+        assert!(of(0, 0), "nothing exists, and that is the truth");
+        assert!(of(2, 1), "one bad resource does not hold up a node");
+        assert!(!of(0, 1));
+    }
+
+    #[test]
+    fn policies_that_were_all_rejected_do_not_hold_up_a_node_since_they_deny() {
+        assert!(accepted_once(ResourceType::Authorization, 0, 1));
     }
 
     #[test]
