@@ -78,6 +78,8 @@ pub struct NodeConfig {
     /// Who it is to the mesh, if `POD_NAME`, `POD_NAMESPACE` and `SERVICE_ACCOUNT` are all set. Then its metrics are
     /// served in tunnels as well, in shared mode.
     pub workload: Option<HostWorkload>,
+    /// The mesh's root namespace, whose policies are for everyone. `AQUIFER_ROOT_NAMESPACE`, default `istio-system`.
+    pub root_namespace: String,
     /// Address reported to the control plane. `INSTANCE_IP`, default 1.1.1.1, as Istio's.
     pub instance_ip: IpAddr,
     /// Network of the node's pods. `NETWORK`, default empty.
@@ -249,6 +251,7 @@ impl Reader<'_> {
             pod_name: self.text("POD_NAME", &format!("ztunnel-{name}")),
             pod_namespace: self.text("POD_NAMESPACE", "istio-system"),
             workload: self.own_workload(),
+            root_namespace: self.text("AQUIFER_ROOT_NAMESPACE", "istio-system"),
             instance_ip: self.parsed("INSTANCE_IP", IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1))),
             network: self.text("NETWORK", ""),
             cluster: self.text("ISTIO_META_CLUSTER_ID", &cluster),

@@ -105,6 +105,7 @@ fn subscription(config: &Config, node: &Node) -> XdsConfig {
             own.instance_ip, own.pod_name
         ),
         node_metadata,
+        root_namespace: own.root_namespace.clone(),
         on_demand: node.on_demand.clone(),
     }
 }

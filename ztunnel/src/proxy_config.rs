@@ -24,10 +24,11 @@ pub struct BadProxyConfig {
     pub reason: String,
 }
 
-/// Istio's MeshConfig, of which only the proxies' part is for the daemon. Its other fields are the control plane's.
+/// Istio's MeshConfig as far as it is for the daemon. Its other fields are the control plane's.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct MeshConfig {
+    root_namespace: Option<String>,
     default_config: ProxyConfig,
 }
 
@@ -62,7 +63,12 @@ pub fn layered(
     let mut layered = Environment::new();
     if let Some(text) = mesh {
         let mesh: Option<MeshConfig> = read(MESH_FILE, text)?;
-        mesh.unwrap_or_default().default_config.write(&mut layered);
+        let MeshConfig { root_namespace, default_config } = mesh.unwrap_or_default();
+        default_config.write(&mut layered);
+        // An empty one is none, as everywhere in Istio's settings.
+        if let Some(name) = root_namespace.filter(|name| !name.is_empty()) {
+            layered.insert("AQUIFER_ROOT_NAMESPACE".to_owned(), name);
+        }
     }
     if let Some(text) = environment.get("PROXY_CONFIG") {
         let proxy: Option<ProxyConfig> = read("PROXY_CONFIG", text)?;
@@ -128,7 +134,7 @@ mod tests {
     }
 
     const MESH: &str = "
-rootNamespace: istio-system
+rootNamespace: mesh
 defaultConfig:
   discoveryAddress: istiod.istio-system.svc:15012
   concurrency: 2
@@ -141,6 +147,7 @@ defaultConfig:
     #[test]
     fn the_mesh_file_gives_defaults() {
         let expected = [
+            ("AQUIFER_ROOT_NAMESPACE", "mesh"),
             ("XDS_ADDRESS", "istiod.istio-system.svc:15012"),
             ("ZTUNNEL_WORKER_THREADS", "2"),
             ("ISTIO_META_DNS_CAPTURE", "true"),
@@ -153,6 +160,7 @@ defaultConfig:
     fn proxy_config_wins_over_the_file_and_the_environment_over_both() {
         let proxy = r#"{"concurrency":4,"proxyAdminPort":16000,"statsPort":16020,"proxyMetadata":{"CLUSTER_ID":"west"}}"#;
         let expected = [
+            ("AQUIFER_ROOT_NAMESPACE", "mesh"),
             ("XDS_ADDRESS", "pilot:15012"),
             ("ZTUNNEL_WORKER_THREADS", "4"),
             ("AQUIFER_ADMIN_ADDRESS", "127.0.0.1:16000"),
@@ -167,6 +175,7 @@ defaultConfig:
     fn empty_texts_say_nothing() {
         check(&[("PROXY_CONFIG", "")], Some(""), &[]);
         check(&[("NETWORK", "")], Some("defaultConfig: {}"), &[]);
+        check(&[], Some("rootNamespace: ''"), &[]);
     }
 
     #[test]

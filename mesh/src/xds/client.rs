@@ -57,7 +57,8 @@ pub async fn run(
     status: watch::Sender<XdsStatus>,
 ) -> Infallible {
     let scope = if config.on_demand.is_asking() { Scope::OnDemand } else { Scope::Everything };
-    let mut session = Session::new(config.node(), scope);
+    let mut session =
+        Session::new(config.node(), scope).with_root_namespace(&config.root_namespace);
     let mut backoff = Backoff::default();
     loop {
         let mut attempt = Attempt::Fruitless;

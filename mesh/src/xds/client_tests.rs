@@ -135,6 +135,7 @@ impl Fixture {
             server: config(address),
             node_id: "ztunnel~test".into(),
             node_metadata: BTreeMap::from([("NODE_NAME".into(), "node-a".into())]),
+            root_namespace: "istio-system".into(),
             on_demand: OnDemand::everything(),
         };
         let following = run(config, Arc::clone(&store), told);

@@ -20,6 +20,8 @@ pub struct XdsConfig {
     pub node_id: String,
     /// Node metadata, such as `NODE_NAME` and `CLUSTER_ID`.
     pub node_metadata: BTreeMap<String, serde_json::Value>,
+    /// The namespace whose policies are for everyone.
+    pub root_namespace: String,
     /// Whether the node wants all addresses there are, or asks for single ones.
     pub on_demand: OnDemand,
 }

@@ -18,6 +18,8 @@ pub(super) enum Fault {
     Empty,
     #[error("has type {found} in a response of another type")]
     OtherType { found: String },
+    #[error("holds the policy {found}, which is another name")]
+    OtherName { found: String },
     #[error("{0}")]
     Protobuf(#[from] prost::DecodeError),
     #[error("{0}")]
@@ -31,7 +33,9 @@ impl Fault {
             Self::Content(error) => {
                 (Some(clip(error.path(), LONGEST_REASON)), error.fault().to_string())
             }
-            Self::Empty | Self::OtherType { .. } | Self::Protobuf(_) => (None, self.to_string()),
+            Self::Empty | Self::OtherType { .. } | Self::OtherName { .. } | Self::Protobuf(_) => {
+                (None, self.to_string())
+            }
         };
         Rejected { name: clip(name, LONGEST_NAME), field, reason: clip(&reason, LONGEST_REASON) }
     }

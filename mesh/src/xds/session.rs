@@ -10,7 +10,6 @@ use proto::{
     ADDRESS_TYPE, AUTHORIZATION_TYPE,
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
     envoy::{envoy::config::core::v3::Node, google::rpc::Status},
-    google::value::Kind,
 };
 use serde::Serialize;
 
@@ -53,11 +52,16 @@ impl ResourceType {
         Self::ALL.into_iter().find(|resource_type| resource_type.type_url() == type_url)
     }
 
-    fn decode(self, bytes: &[u8]) -> Result<Update, Fault> {
+    fn decode(self, name: &str, bytes: &[u8]) -> Result<Update, Fault> {
         match self {
             Self::Authorization => {
                 let policy = proto::security::Authorization::decode(bytes)?;
-                Ok(Update::Policy(Policy::try_from(policy)?))
+                let policy = Policy::try_from(policy)?;
+                // It is removed by the resource's name: under another it would stay for ever.
+                if *policy.key != *name {
+                    return Err(Fault::OtherName { found: policy.key.to_string() });
+                }
+                Ok(Update::Policy(policy))
             }
             Self::Address => Ok(proto::workload::Address::decode(bytes)?.try_into()?),
         }
@@ -85,6 +89,8 @@ pub enum Scope {
 pub struct Session {
     node: Node,
     scope: Scope,
+    /// Where policies for everyone are.
+    root_namespace: Box<str>,
     /// Types whose versions were more than a request can carry, so that the next response names everything.
     anew: [bool; ResourceType::ALL.len()],
     /// What was rejected and has not been accepted or removed since.
@@ -129,16 +135,24 @@ pub struct Rejected {
 }
 
 impl Session {
-    /// A session that holds nothing.
+    /// A session that holds nothing, of a mesh whose root namespace is Istio's.
     pub fn new(node: Node, scope: Scope) -> Self {
         Self {
             node,
             scope,
+            root_namespace: "istio-system".into(),
             anew: Default::default(),
             faulty: Default::default(),
             versions: Default::default(),
             rejected_policies: HashSet::new(),
         }
+    }
+
+    /// Policies for everyone are in this namespace: there, one of which the scope cannot be read reaches all.
+    #[must_use]
+    pub fn with_root_namespace(mut self, name: &str) -> Self {
+        self.root_namespace = name.into();
+        self
     }
 
     /// A stream is open: the requests to begin it with. They tell what is held, and what has been asked for and not
@@ -225,13 +239,12 @@ impl Session {
         let removed = removed_resources.len();
         let asks = self.scope == Scope::OnDemand && resource_type == ResourceType::Address;
         let absent = if asks { removed_resources.clone() } else { Vec::new() };
-        let root_namespace = root_namespace(&self.node).to_owned();
         let mut tally = Tally {
             resource_type,
             versions: &mut self.versions[resource_type as usize],
             faulty: &mut self.faulty[resource_type as usize],
             rejected_policies: &mut self.rejected_policies,
-            root_namespace,
+            root_namespace: &self.root_namespace,
             accepted: 0,
             rejected: Vec::new(),
             named: asks.then(Vec::new),
@@ -332,7 +345,7 @@ struct Tally<'a> {
     versions: &'a mut HashMap<Box<str>, Box<str>>,
     faulty: &'a mut BTreeMap<Box<str>, Rejected>,
     rejected_policies: &'a mut HashSet<Box<str>>,
-    root_namespace: String,
+    root_namespace: &'a str,
     accepted: usize,
     rejected: Vec<Rejected>,
     /// Wanted only where single addresses are asked for.
@@ -381,7 +394,7 @@ impl Tally<'_> {
         }
         let bytes = resource.resource.as_ref().map_or(&[][..], |any| &any.value);
         let reason = fault.to_string();
-        let rejected = RejectedPolicy::of(&resource.name, bytes, &reason, &self.root_namespace);
+        let rejected = RejectedPolicy::of(&resource.name, bytes, &reason, self.root_namespace);
         Some(Update::RejectPolicy(rejected))
     }
 
@@ -390,16 +403,7 @@ impl Tally<'_> {
         if any.type_url != self.resource_type.type_url() {
             return Err(Fault::OtherType { found: any.type_url.clone() });
         }
-        self.resource_type.decode(&any.value)
-    }
-}
-
-/// The namespace of the mesh's own components, which is the one of policies for everyone.
-fn root_namespace(node: &Node) -> &str {
-    let fields = node.metadata.as_ref().map(|metadata| &metadata.fields);
-    match fields.and_then(|fields| fields.get("NAMESPACE")?.kind.as_ref()) {
-        Some(Kind::StringValue(namespace)) => namespace,
-        Some(_) | None => "istio-system",
+        self.resource_type.decode(&resource.name, &any.value)
     }
 }
 

@@ -5,11 +5,11 @@ use proto::{
     ADDRESS_TYPE, AUTHORIZATION_TYPE,
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
     envoy::envoy::config::core::v3::Node,
-    google::Any,
+    google::{Any, Struct, Value, value::Kind},
 };
 
 use super::{Handled, ResourceType, Scope, Session};
-use crate::store::Update;
+use crate::{policy::Reach, store::Update};
 
 fn workload(uid: &str, version: &str) -> Resource {
     let workload = proto::workload::Workload {
@@ -161,6 +161,39 @@ fn a_rejected_policy_is_passed_on_as_rejected() {
     assert_eq!(updates, ["reject shop/p"]);
     assert_eq!(error(&handled), Some("shop/p: action: 9 is not a known value"));
     assert_eq!((handled.accepted, handled.rejected.len()), (0, 1));
+}
+
+#[test]
+fn a_policy_is_kept_under_no_other_name_than_it_is_removed_by() {
+    let mut session = session();
+    let other = Resource { name: "shop/p".into(), ..policy("shop/q", 0) };
+    let (updates, handled) = handle(&mut session, policies(vec![other], &[]));
+    assert_eq!(updates, ["reject shop/p"]);
+    let expected = "shop/p: holds the policy shop/q, which is another name";
+    assert_eq!(error(&handled), Some(expected));
+}
+
+#[test]
+fn a_rejected_policy_of_the_root_namespace_reaches_everyone_wherever_the_daemon_runs() {
+    let reach = |session: &mut Session, name: &str| {
+        let mut garbage = policy(name, 0);
+        garbage.resource.as_mut().unwrap().value = vec![0xff; 3];
+        let mut updates = Vec::new();
+        session.response(policies(vec![garbage], &[]), |taken| updates.extend(taken));
+        match updates.pop() {
+            Some(Update::RejectPolicy(rejected)) => rejected.reach,
+            other => panic!("{other:?}"),
+        }
+    };
+    let namespace = Value { kind: Some(Kind::StringValue("daemons".into())) };
+    let metadata = Struct { fields: [("NAMESPACE".to_owned(), namespace)].into() };
+    let node = Node { metadata: Some(metadata), ..Node::default() };
+    let mut session = Session::new(node, Scope::Everything);
+    assert_eq!(reach(&mut session, "istio-system/p"), Reach::Everyone);
+    assert_eq!(reach(&mut session, "daemons/p"), Reach::Namespace("daemons".into()));
+    let mut session = session.with_root_namespace("mesh");
+    assert_eq!(reach(&mut session, "mesh/p"), Reach::Everyone);
+    assert_eq!(reach(&mut session, "istio-system/p"), Reach::Namespace("istio-system".into()));
 }
 
 #[test]
