@@ -9,13 +9,20 @@ pub(crate) mod prefetch;
 mod revocation_file;
 mod watch;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use mesh::identity::{CaClient, Identities, IdentityConfig, IdentityFiles};
 use tokio::task::spawn_local;
 
-use self::revocation_file::RevocationFile;
+use self::{
+    revocation_file::{Reload, RevocationFile},
+    watch::{Taken, Watched},
+};
 use crate::config::IdentitySection;
 
 /// How long a first connection of an identity waits for its certificate.
@@ -32,6 +39,7 @@ pub(crate) fn start(
     ca_root: &Path,
 ) -> anyhow::Result<Identities> {
     let mut lists = RevocationFile::new(settings.revocation_lists.clone());
+    let watched_lists = Watched::new(&[lists.path()]);
     let revocations = lists.begin().with_context(|| {
         format!("reading the revocation lists in {}", settings.revocation_lists.display())
     })?;
@@ -44,52 +52,61 @@ pub(crate) fn start(
     };
     if let Some(files) = &settings.files {
         let identities = Identities::of_files(config);
-        load(&identities, files);
-        spawn_local(follow_lists(identities.clone(), lists));
-        spawn_local(follow_files(identities.clone(), files.clone()));
+        let watched = Watched::new(&[&files.certificate, &files.key, &files.roots]);
+        let watched = watched.read_first(load(&identities, files));
+        spawn_local(follow_lists(identities.clone(), lists, watched_lists));
+        spawn_local(follow_files(identities.clone(), files.clone(), watched));
         return Ok(identities);
     }
+    let watched_roots = Watched::new(&[ca_root]);
     let identities = Identities::start(Arc::new(authority), config);
-    spawn_local(follow_lists(identities.clone(), lists));
-    spawn_local(follow_roots(identities.clone(), ca_root.to_owned()));
+    spawn_local(follow_lists(identities.clone(), lists, watched_lists));
+    spawn_local(follow_roots(identities.clone(), ca_root.to_owned(), watched_roots));
     Ok(identities)
 }
 
-async fn follow_lists(identities: Identities, mut lists: RevocationFile) {
-    watch::changes(&[lists.path().to_owned()], || {
-        if let Some(revocations) = lists.reload() {
+async fn follow_lists(identities: Identities, mut lists: RevocationFile, watched: Watched) {
+    let reload = || match lists.reload() {
+        Reload::Lists(revocations) => {
             identities.revoke(Arc::new(revocations));
+            Taken::Done
         }
-    })
-    .await;
+        Reload::Nothing => Taken::Done,
+        Reload::Failed => Taken::Failed,
+    };
+    watched.follow(reload).await;
 }
 
 /// Files that cannot be used do not keep the daemon from starting, as an authority that does not answer does not: it has
 /// no certificate until they are good.
-fn load(identities: &Identities, files: &IdentityFiles) {
+fn load(identities: &Identities, files: &IdentityFiles) -> Taken {
     match identities.load(files) {
-        Ok(identity) => tracing::info!(%identity, "certificate read from its files"),
+        Ok(identity) => {
+            tracing::info!(%identity, "certificate read from its files");
+            Taken::Done
+        }
         Err(error) => {
             let error = &error as &dyn std::error::Error;
             tracing::error!(
                 error,
                 "the files hold no usable identity; what was in force of them stays"
             );
+            Taken::Failed
         }
     }
 }
 
-async fn follow_files(identities: Identities, files: IdentityFiles) {
-    let paths = [files.certificate.clone(), files.key.clone(), files.roots.clone()];
-    watch::changes(&paths, || load(&identities, &files)).await;
+async fn follow_files(identities: Identities, files: IdentityFiles, watched: Watched) {
+    watched.follow(|| load(&identities, &files)).await;
 }
 
 /// The authority's roots change when the mesh's do. Certificates that come with the new ones are then worth asking for:
 /// otherwise an identity learns of them at half of its certificate's lifetime.
-async fn follow_roots(identities: Identities, file: std::path::PathBuf) {
-    watch::changes(std::slice::from_ref(&file), || {
+async fn follow_roots(identities: Identities, file: PathBuf, watched: Watched) {
+    let renew = || {
         tracing::info!(file = %file.display(), "the authority's roots have changed: asking for all certificates again");
         identities.renew_all();
-    })
-    .await;
+        Taken::Done
+    };
+    watched.follow(renew).await;
 }

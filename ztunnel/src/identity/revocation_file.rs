@@ -29,6 +29,17 @@ pub(super) enum RevocationFileError {
     Gone,
 }
 
+/// What came of reading the file again.
+#[derive(Debug)]
+pub(super) enum Reload {
+    /// Lists to put in force.
+    Lists(Revocations),
+    /// It is not there, and never was.
+    Nothing,
+    /// It cannot be used.
+    Failed,
+}
+
 /// The file, and whether it was ever there.
 pub(super) struct RevocationFile {
     path: PathBuf,
@@ -52,19 +63,19 @@ impl RevocationFile {
         Ok(self.take()?.unwrap_or_default())
     }
 
-    /// The lists to put in force after a change, if the file is good. What is wrong with it is logged.
-    pub(super) fn reload(&mut self) -> Option<Revocations> {
+    /// Reads the file again after a change. What is wrong with it is logged.
+    pub(super) fn reload(&mut self) -> Reload {
         match self.take() {
             Ok(Some(lists)) => {
                 counter!("aquifer_crl_loads_total", "result" => "ok").increment(1);
-                Some(lists)
+                Reload::Lists(lists)
             }
-            Ok(None) => None,
+            Ok(None) => Reload::Nothing,
             Err(error) => {
                 counter!("aquifer_crl_loads_total", "result" => "error").increment(1);
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(file = %self.path.display(), error, "the former revocation lists stay in force");
-                None
+                Reload::Failed
             }
         }
     }
@@ -130,9 +141,9 @@ mod tests {
     fn a_file_that_is_not_there_revokes_nobody_and_may_come() {
         let (_dir, mut file) = opened(None);
         assert_eq!(file.begin().unwrap().count(), 0);
-        assert!(file.reload().is_none());
+        assert!(matches!(file.reload(), Reload::Nothing));
         fs::write(file.path(), list()).unwrap();
-        assert!(file.reload().is_some());
+        assert!(matches!(file.reload(), Reload::Lists(_)));
     }
 
     #[test]
@@ -147,11 +158,11 @@ mod tests {
         let (_dir, mut file) = opened(Some(&list()));
         file.begin().unwrap();
         fs::write(file.path(), "hello").unwrap();
-        assert!(file.reload().is_none());
+        assert!(matches!(file.reload(), Reload::Failed));
         fs::remove_file(file.path()).unwrap();
-        assert!(file.reload().is_none());
+        assert!(matches!(file.reload(), Reload::Failed));
         assert!(matches!(file.take(), Err(RevocationFileError::Gone)));
         fs::write(file.path(), list()).unwrap();
-        assert!(file.reload().is_some());
+        assert!(matches!(file.reload(), Reload::Lists(_)));
     }
 }

@@ -1,6 +1,7 @@
 //! Notices that files change.
 //!
-//! In: paths. Out: a call when what is found there has become something else and stays so. It looks twice a second, which
+//! In: paths, from before their files are read. Out: a call when what is found there has become something else and stays
+//! so, and again while what was found cannot be used. It looks twice a second, which
 //! costs one system call per file: unlike a watch of the kernel's, a look follows links that are exchanged, as those of
 //! mounted secrets are, and sees through mounts and files that come and go. A file that is being written is left alone
 //! until two looks find the same. What is in a file does not matter here.
@@ -13,6 +14,8 @@ use std::{
 };
 
 const INTERVAL: Duration = Duration::from_millis(500);
+/// Looks from one attempt at what cannot be used to the next: ten seconds.
+const RETRY_LOOKS: u32 = 20;
 
 /// Tells one state of a file from another without reading it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,6 +24,24 @@ struct Stamp {
     inode: u64,
     size: u64,
     modified: (i64, i64),
+    /// The time above can be set to anything, as archives and copies do.
+    changed: (i64, i64),
+}
+
+/// What became of a change that was told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Taken {
+    /// It is in force, or needs no more.
+    Done,
+    /// It cannot be used yet.
+    Failed,
+}
+
+/// Files, as they were when this was made.
+pub(super) struct Watched {
+    files: Vec<PathBuf>,
+    watches: Vec<Watch<Option<Stamp>>>,
+    retry: Retry,
 }
 
 /// What the last looks found. `S` is a stamp.
@@ -48,19 +69,58 @@ impl<S: Copy + PartialEq> Watch<S> {
     }
 }
 
-/// Calls `changed` whenever one of the files changed, comes or goes. What is there at first is no change.
-pub(super) async fn changes(files: &[PathBuf], mut changed: impl FnMut()) {
-    let mut watches: Vec<_> = files.iter().map(|file| Watch::new(stamp(file))).collect();
-    let mut looks = tokio::time::interval(INTERVAL);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        looks.tick().await;
-        let looked = watches.iter_mut().zip(files);
+/// When to try again what failed.
+#[derive(Default)]
+struct Retry {
+    /// Looks until then; none where nothing failed.
+    looks: Option<u32>,
+}
+
+impl Retry {
+    fn handle_look(&mut self) -> bool {
+        self.looks = self.looks.map(|looks| looks.saturating_sub(1));
+        self.looks == Some(0)
+    }
+
+    fn handle_taken(&mut self, taken: Taken) {
+        self.looks = match taken {
+            Taken::Done => None,
+            Taken::Failed => Some(RETRY_LOOKS),
+        };
+    }
+}
+
+impl Watched {
+    /// To be made before the files are read, so that no change falls between. What is there now is no change.
+    pub(super) fn new(files: &[&Path]) -> Self {
+        let watches = files.iter().map(|file| Watch::new(stamp(file))).collect();
+        let files = files.iter().map(|file| (*file).to_owned()).collect();
+        Self { files, watches, retry: Retry::default() }
+    }
+
+    /// What was read when this was made is as a change: it is tried again if it could not be used.
+    pub(super) fn read_first(mut self, taken: Taken) -> Self {
+        self.retry.handle_taken(taken);
+        self
+    }
+
+    /// Calls `changed` whenever one of the files changed, comes or goes, and again while it fails.
+    pub(super) async fn follow(mut self, mut changed: impl FnMut() -> Taken) {
+        let mut looks = tokio::time::interval(INTERVAL);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            if self.handle_look() {
+                self.retry.handle_taken(changed());
+            }
+        }
+    }
+
+    fn handle_look(&mut self) -> bool {
+        let looked = self.watches.iter_mut().zip(&self.files);
         // All are looked at, whatever the first finds.
         let told = looked.map(|(watch, file)| watch.handle_look(stamp(file)));
-        if told.fold(false, |any, told| any | told) {
-            changed();
-        }
+        told.fold(self.retry.handle_look(), |any, told| any | told)
     }
 }
 
@@ -71,6 +131,7 @@ fn stamp(file: &Path) -> Option<Stamp> {
         inode: found.ino(),
         size: found.size(),
         modified: (found.mtime(), found.mtime_nsec()),
+        changed: (found.ctime(), found.ctime_nsec()),
     })
 }
 
@@ -102,6 +163,51 @@ mod tests {
     fn what_is_undone_in_between_is_no_change() {
         check("abaa");
         check("abBbcbb");
+    }
+
+    #[test]
+    fn what_was_exchanged_before_the_first_look_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("crl.pem");
+        fs::write(&file, "old").unwrap();
+        let mut watched = Watched::new(&[&file]);
+        fs::write(&file, "newer").unwrap();
+        assert_eq!([(); 3].map(|()| watched.handle_look()), [false, true, false]);
+    }
+
+    #[test]
+    fn a_change_of_the_same_size_and_time_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("crl.pem");
+        fs::write(&file, "old").unwrap();
+        let before = stamp(&file).unwrap();
+        let written = fs::metadata(&file).unwrap().modified().unwrap();
+        // The kernel's clock for files may stand still for some milliseconds.
+        let after = loop {
+            fs::write(&file, "new").unwrap();
+            fs::File::options().write(true).open(&file).unwrap().set_modified(written).unwrap();
+            let after = stamp(&file).unwrap();
+            if after.changed != before.changed {
+                break after;
+            }
+        };
+        assert_eq!(Stamp { changed: before.changed, ..after }, before);
+        assert_ne!(after, before);
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_until_it_is_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("crl.pem");
+        let mut watched = Watched::new(&[&file]).read_first(Taken::Failed);
+        let mut looks_until_told = || (1..100).find(|_| watched.handle_look());
+        assert_eq!(looks_until_told(), Some(RETRY_LOOKS));
+        let mut retry = Retry::default();
+        assert!(!retry.handle_look());
+        retry.handle_taken(Taken::Failed);
+        assert_eq!((1..100).find(|_| retry.handle_look()), Some(RETRY_LOOKS));
+        retry.handle_taken(Taken::Done);
+        assert_eq!((1..100).find(|_| retry.handle_look()), None);
     }
 
     #[test]
