@@ -6,7 +6,7 @@
 use std::{
     fs, io,
     io::Write,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -16,6 +16,8 @@ use tempfile::NamedTempFile;
 
 pub(super) const KEY_FILE: &str = "root-key.pem";
 pub(super) const CERTIFICATE_FILE: &str = "root-cert.pem";
+/// Never written, never removed: who waits for it waits for this file.
+const LOCK_FILE: &str = "lock";
 /// Ten years, as Istio's own root: rotating it is an operator's decision, which `root-cert.pem` allows for.
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Nodes whose clocks lag behind ours by less trust a root that was just made.
@@ -44,6 +46,14 @@ pub enum OpenError {
     #[error("writing {}", .path.display())]
     Write {
         /// Which.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The folder cannot be locked against others who change its files.
+    #[error("locking {}", .path.display())]
+    Lock {
+        /// The lock's file.
         path: PathBuf,
         /// What the kernel says.
         source: io::Error,
@@ -178,6 +188,27 @@ pub(super) fn create(path: &Path, text: &str, mode: u32) -> Result<(), OpenError
 /// As [`create`], in the place of what is there.
 pub(super) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), OpenError> {
     write(path, text, mode, |file| file.persist(path).map(drop).map_err(|error| error.error))
+}
+
+/// The folder for one that changes several files, or one by what it has read: others wait. It is free again when this is
+/// dropped, or its process ends.
+pub(super) struct Locked {
+    _file: fs::File,
+}
+
+/// Waits for the folder.
+pub(super) fn lock(dir: &Path) -> Result<Locked, OpenError> {
+    let path = dir.join(LOCK_FILE);
+    let lock = || -> io::Result<fs::File> {
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    match lock() {
+        Ok(file) => Ok(Locked { _file: file }),
+        Err(source) => Err(OpenError::Lock { path, source }),
+    }
 }
 
 fn write(

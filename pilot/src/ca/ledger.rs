@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -48,15 +48,25 @@ impl Ledger {
             return tracing::error!(identity = %who, "a certificate was issued that cannot be read");
         };
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let append = || -> io::Result<()> {
-            let mut options = fs::OpenOptions::new();
-            let mut file = options.append(true).create(true).mode(0o600).open(&self.path)?;
-            // One write, so that a line is whole even if the process ends.
-            file.write_all(format!("{}\n", entry.line()).as_bytes())
-        };
-        if let Err(error) = append() {
+        if let Err(error) = self.append(&entry) {
             tracing::error!(file = %self.path.display(), %error, identity = %who, "an issued certificate is not entered: revoking by name will miss it");
         }
+    }
+
+    fn append(&self, entry: &Entry) -> io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.read(true).append(true).create(true).mode(0o600).open(&self.path)?;
+        let former = file.metadata()?.len();
+        // The end of a line that was not written whole must not become the beginning of this one.
+        let begin = if ends_a_line(&mut file, former)? { "" } else { "\n" };
+        // One write, so that a line is whole even if the process ends.
+        let written = file.write_all(format!("{begin}{}\n", entry.line()).as_bytes());
+        if written.is_err() {
+            // Half a line could be read as a whole one, of a shorter name. Should this fail too, the next entry still
+            // begins a line.
+            let _ = file.set_len(former);
+        }
+        written
     }
 
     /// All entries. A line that cannot be read is passed over.
@@ -78,6 +88,15 @@ impl Ledger {
             tracing::warn!(%error, "ended certificates stay entered");
         }
     }
+}
+
+/// Whether a file of this length is empty or has whole lines only.
+fn ends_a_line(file: &mut fs::File, length: u64) -> io::Result<bool> {
+    let Some(last) = length.checked_sub(1) else { return Ok(true) };
+    let mut byte = [0];
+    file.seek(io::SeekFrom::Start(last))?;
+    file.read_exact(&mut byte)?;
+    Ok(byte == *b"\n")
 }
 
 impl Entry {
@@ -132,6 +151,18 @@ mod tests {
         for damaged in ["", "0aff", "0af 7 x", "zz 7 x", "0aff seven x", "é1 7 x"] {
             assert_eq!(Entry::read(damaged), None, "{damaged}");
         }
+    }
+
+    #[test]
+    fn an_entry_after_half_a_line_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(dir.path());
+        ledger.append(&entry(1)).unwrap();
+        let whole = fs::read_to_string(&ledger.path).unwrap();
+        fs::write(&ledger.path, format!("{whole}0aff 2")).unwrap();
+        ledger.append(&entry(3)).unwrap();
+        ledger.append(&entry(4)).unwrap();
+        assert_eq!(ledger.entries().unwrap(), [entry(1), entry(3), entry(4)]);
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub fn revoke(
 ) -> Result<Revoked, RevokeError> {
     // Says what is wrong with the folder before anything is written to it.
     files::load(dir, now)?;
+    // Of two at once, the second would put back what the first had read.
+    let _locked = files::lock(dir)?;
     let mut wanted = Vec::new();
     for text in serials {
         wanted.push(number(text).ok_or_else(|| RevokeError::Serial { text: text.clone() })?);
@@ -222,6 +224,23 @@ mod tests {
         let again = revoke(dir, &[], &[name("web")], now).unwrap();
         assert_eq!(again.added, 0);
         assert!(is_revoked(dir, &old, "cart").await);
+    }
+
+    #[test]
+    fn of_many_that_revoke_at_once_none_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        CertificateAuthority::open(dir, "cluster.local").unwrap();
+        std::thread::scope(|scope| {
+            for serial in 1..=16 {
+                scope.spawn(move || {
+                    revoke(dir, &[serial.to_string()], &[], SystemTime::now()).unwrap();
+                });
+            }
+        });
+        assert_eq!(read_revoked(&dir.join(REVOKED_FILE)).unwrap().len(), 16);
+        let list = std::fs::read(dir.join(LIST_FILE)).unwrap();
+        assert_eq!(Revocations::parse(&list).unwrap().count(), 16);
     }
 
     #[test]

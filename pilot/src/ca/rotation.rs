@@ -61,6 +61,7 @@ pub fn rotate(
     trust_domain: &str,
     now: SystemTime,
 ) -> Result<(), RotationError> {
+    let _locked = files::lock(dir)?;
     let rotation = Rotation { dir };
     match step {
         RotationStep::Begin => rotation.begin(trust_domain, now),
