@@ -7,14 +7,13 @@ mod identity;
 mod limits;
 mod mode;
 mod sockets;
+mod values;
 
 use std::{
     collections::BTreeMap,
-    fmt::Display,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::{NonZeroU16, NonZeroU32, NonZeroUsize},
     path::PathBuf,
-    str::FromStr,
     time::Duration,
 };
 
@@ -409,188 +408,7 @@ impl Reader<'_> {
         };
         self.duration("CONNECTION_TERMINATION_DEADLINE", Duration::from_secs(seconds))
     }
-
-    fn optional(&self, name: &str) -> Option<String> {
-        self.environment.get(name).filter(|value| !value.is_empty()).cloned()
-    }
-
-    fn text(&self, name: &str, default: &str) -> String {
-        self.optional(name).unwrap_or_else(|| default.to_owned())
-    }
-
-    fn url(&self, name: &str, default: &str) -> String {
-        let address = self.text(name, default);
-        if address.contains("://") { address } else { format!("https://{address}") }
-    }
-
-    fn parsed_if_set<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
-        let value = self.optional(name)?;
-        self.check(name, &value, value.parse())
-    }
-
-    fn parsed<T: FromStr<Err: Display>>(&mut self, name: &'static str, default: T) -> T {
-        match self.optional(name) {
-            None => default,
-            Some(value) => self.check(name, &value, value.parse()).unwrap_or(default),
-        }
-    }
-
-    /// A comma list.
-    fn list<T: FromStr<Err: Display>>(&mut self, name: &'static str, default: &str) -> Vec<T> {
-        let text = match self.environment.get(name) {
-            Some(text) => text.clone(),
-            None => default.to_owned(),
-        };
-        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        parts.filter_map(|part| self.check(name, part, part.parse())).collect()
-    }
-
-    fn bounded(&mut self, name: &'static str, default: NonZeroU32, limit: u32) -> NonZeroU32 {
-        let value = self.parsed(name, default);
-        if value.get() > limit {
-            self.refuse(name, value, &format!("at most {limit} is allowed"));
-        }
-        value
-    }
-
-    fn duration(&mut self, name: &'static str, default: Duration) -> Duration {
-        match self.optional(name) {
-            None => default,
-            Some(value) => self.check(name, &value, parse_duration(&value)).unwrap_or(default),
-        }
-    }
-
-    fn check<T, E: Display>(
-        &mut self,
-        name: &'static str,
-        value: &str,
-        result: Result<T, E>,
-    ) -> Option<T> {
-        result.map_err(|reason| self.refuse(name, value, &reason.to_string())).ok()
-    }
-
-    fn refuse(&mut self, name: &'static str, value: impl Display, reason: &str) {
-        self.errors.push(ConfigError { name, value: value.to_string(), reason: reason.to_owned() });
-    }
-}
-
-/// Reads Go's form of a duration as far as settings use it: one whole number and one unit (`ms`, `s`, `m`, `h`).
-fn parse_duration(text: &str) -> Result<Duration, &'static str> {
-    const FORM: &str = "expected a whole number and a unit: 500ms, 10s, 5m or 24h";
-    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or(FORM)?;
-    let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().map_err(|_| FORM)?;
-    let milliseconds = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(FORM),
-    };
-    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or("too long")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    pub(super) fn read(settings: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
-        let environment =
-            settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Config::read(&environment, "host-1", NonZeroUsize::new(2).unwrap())
-    }
-
-    pub(super) fn check_refused(name: &str, value: &str, reason: &str) {
-        let errors: Vec<String> =
-            read(&[(name, value)]).unwrap_err().iter().map(ToString::to_string).collect();
-        assert_eq!(errors, [format!("{name}={value}: {reason}")]);
-    }
-
-    #[test]
-    fn defaults_are_istios() {
-        let config = read(&[]).unwrap();
-        assert_eq!(config.control_plane.ca_address, "https://istiod.istio-system.svc:15012");
-        assert_eq!(config.node.pod_name, "ztunnel-host-1");
-        assert_eq!(config.tunnels.connection_window_bytes.get(), 16 << 20);
-        assert_eq!(config.drain_limit, Duration::from_secs(5));
-    }
-
-    #[test]
-    fn the_certificate_service_is_where_xds_is_and_https_is_assumed() {
-        let config = read(&[("XDS_ADDRESS", "pilot:15012")]).unwrap();
-        assert_eq!(config.control_plane.ca_address, "https://pilot:15012");
-    }
-
-    #[test]
-    fn data_threads_are_a_number_a_share_or_all_and_within_the_cpu_limit() {
-        let threads = |settings: &[(&str, &str)]| read(settings).unwrap().threads.get();
-        assert_eq!(threads(&[]), 2);
-        assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "0")]), 2);
-        assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "7")]), 7);
-        assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "51%")]), 2);
-        assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "50%")]), 1);
-        assert_eq!(threads(&[("ZTUNNEL_CPU_LIMIT", "1")]), 1);
-        assert_eq!(threads(&[("ZTUNNEL_CPU_LIMIT", "64")]), 2);
-    }
-
-    #[test]
-    fn an_empty_address_disables_xds_and_not_the_certificate_service() {
-        let plane = read(&[("XDS_ADDRESS", "")]).unwrap().control_plane;
-        assert_eq!(plane.xds_address, "");
-        assert_eq!(plane.ca_address, "https://istiod.istio-system.svc:15012");
-    }
-
-    #[test]
-    fn headers_and_metadata_are_taken_by_their_prefixes() {
-        let config = read(&[
-            ("XDS_HEADER_x-a", "1"),
-            ("CA_HEADER_x-b", "2"),
-            ("ISTIO_META_DNS_CAPTURE", "true"),
-            ("ISTIO_METAJSON_LABELS", r#"{"app":"z"}"#),
-        ])
-        .unwrap();
-        let (plane, metadata) = (config.control_plane, config.node.metadata);
-        assert_eq!(plane.xds_headers, [("x-a".to_owned(), "1".to_owned())]);
-        assert_eq!(plane.ca_headers, [("x-b".to_owned(), "2".to_owned())]);
-        assert_eq!(metadata["DNS_CAPTURE"], "true");
-        assert_eq!(metadata["LABELS"]["app"], "z");
-        let error = read(&[("ISTIO_METAJSON_LABELS", "{")]).unwrap_err().remove(0).to_string();
-        assert!(error.starts_with("ISTIO_METAJSON_=LABELS={: EOF"), "{error}");
-    }
-
-    #[test]
-    fn the_grace_period_bounds_the_drain() {
-        let drain = |grace| {
-            read(&[("TERMINATION_GRACE_PERIOD_SECONDS", grace)]).unwrap().drain_limit.as_secs()
-        };
-        assert_eq!([drain("30"), drain("11"), drain("10"), drain("1")], [25, 6, 9, 1]);
-    }
-
-    #[test]
-    fn bad_values_are_refused_by_name() {
-        check_refused("ZTUNNEL_WORKER_THREADS", "-1", "invalid digit found in string");
-        check_refused("ZTUNNEL_WORKER_THREADS", "0%", "a share of the CPUs is from 1% to 100%");
-        check_refused("HTTP2_FRAME_SIZE", "16777216", "at most 16777215 is allowed");
-        check_refused(
-            "SECRET_TTL",
-            "1d",
-            "expected a whole number and a unit: 500ms, 10s, 5m or 24h",
-        );
-        check_refused(
-            "AQUIFER_CONNECTION_RATE_PER_IDENTITY",
-            "fast",
-            "expected connections a second, or `a second:at once`, whole numbers from 1: 100 or 100:200",
-        );
-        check_refused("AQUIFER_EXEMPT", "10.0.0.0/40", "invalid IP address syntax");
-        check_refused(
-            "AQUIFER_ADMIN_ADDRESS",
-            "0.0.0.0:15000",
-            "administration listens on loopback only",
-        );
-    }
-
-    #[test]
-    fn all_bad_values_are_told_at_once() {
-        assert_eq!(read(&[("INSTANCE_IP", "x"), ("HTTP2_FRAME_SIZE", "0")]).unwrap_err().len(), 2);
-    }
-}
+mod tests;
