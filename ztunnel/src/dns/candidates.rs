@@ -3,7 +3,11 @@
 //! In: the name and the pod's search domains. Out: the names to look up, in order. Whether there is anything by these
 //! names is of no interest here.
 
-use super::ResolvConf;
+use super::{ResolvConf, resolv_conf::MAX_NAME};
+
+/// Names looked up for one query at most. Ordinary configurations make fewer than twenty; a pod may write its own file, in
+/// which each domain ends in the next.
+const MOST: usize = 64;
 
 /// A name to look up.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -18,7 +22,7 @@ pub(super) struct Candidate {
 /// without each search domain that it ends in.
 ///
 /// A resolver puts search domains behind names with fewer dots than `ndots` only, so that only those are completed here,
-/// and only to what the pod's own resolver could have made of them.
+/// and only to what the pod's own resolver could have made of them. What is too long for a name is none.
 pub(super) fn candidates(
     name: &str,
     namespace: &str,
@@ -27,20 +31,25 @@ pub(super) fn candidates(
 ) -> Vec<Candidate> {
     let kubernetes = Kubernetes::new(namespace, cluster_domain);
     let mut all: Vec<Candidate> = Vec::new();
+    // Whether there is room for more.
     let mut add = |host: String, stripped: Option<&str>| {
-        if !all.iter().any(|known| known.host == host) {
+        if host.len() <= MAX_NAME && !all.iter().any(|known| known.host == host) {
             all.push(Candidate { host, stripped: stripped.map(str::to_owned) });
         }
+        all.len() < MOST
     };
     add(name.to_owned(), None);
-    kubernetes.completed(name, conf).into_iter().for_each(|host| add(host, None));
+    kubernetes.completed(name, conf).all(|host| add(host, None));
     for domain in &conf.search {
         let left = name.strip_suffix(&**domain).and_then(|left| left.strip_suffix('.'));
         let Some(left) = left.filter(|left| !left.is_empty() && is_relative(left, conf)) else {
             continue;
         };
-        add(left.to_owned(), Some(left));
-        kubernetes.completed(left, conf).into_iter().for_each(|host| add(host, Some(left)));
+        let has_room = add(left.to_owned(), Some(left))
+            && kubernetes.completed(left, conf).all(|host| add(host, Some(left)));
+        if !has_room {
+            break;
+        }
     }
     all
 }
@@ -67,30 +76,34 @@ impl Kubernetes {
 
     /// The name below those of the pod's search domains that can make a service's name of it, the likeliest first; then
     /// below those that are not Kubernetes'.
-    fn completed(&self, name: &str, conf: &ResolvConf) -> Vec<String> {
-        if !is_relative(name, conf) {
-            return Vec::new();
-        }
-        let labels = name.split('.').count();
-        let of_service = name.ends_with(".svc");
-        let likely: &[&String] = match (labels, of_service) {
-            (1, _) => &[&self.namespace],
-            (2, _) => &[&self.services, &self.namespace],
-            (3, true) => &[&self.cluster, &self.services],
-            (3, false) => &[&self.services],
-            (4, true) => &[&self.cluster],
-            _ => &[],
+    fn completed<'a>(
+        &'a self,
+        name: &'a str,
+        conf: &'a ResolvConf,
+    ) -> impl Iterator<Item = String> + 'a {
+        let labels = if is_relative(name, conf) { name.split('.').count() } else { usize::MAX };
+        let (namespace, services, cluster) = (&self.namespace, &self.services, &self.cluster);
+        let likely = match (labels, name.ends_with(".svc")) {
+            (1, _) => [Some(namespace), None],
+            (2, _) => [Some(services), Some(namespace)],
+            (3, true) => [Some(cluster), Some(services)],
+            (3, false) => [Some(services), None],
+            (4, true) => [Some(cluster), None],
+            _ => [None; 2],
         };
-        let searched = |domain: &str| conf.search.iter().any(|search| **search == *domain);
-        let own = [&self.namespace, &self.services, &self.cluster];
-        let others = conf.search.iter().filter(|search| own.iter().all(|own| **own != ***search));
-        likely
+        let searched = |domain: &&str| conf.search.iter().any(|search| **search == **domain);
+        let own = [namespace, services, cluster];
+        let others = conf
+            .search
             .iter()
-            .map(|domain| domain.as_str())
-            .filter(|domain| searched(domain))
+            .filter(move |search| labels != usize::MAX && own.iter().all(|own| **own != ***search));
+        likely
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .filter(searched)
             .chain(others.map(|domain| &**domain))
-            .map(|domain| format!("{name}.{domain}"))
-            .collect()
+            .map(move |domain| format!("{name}.{domain}"))
     }
 }
 
@@ -185,5 +198,21 @@ mod tests {
         check(&conf, "cart.data", "cart.data");
         check(&conf, "cart", "cart | cart.shop.svc.cluster.local");
         check(&conf, "www.example.com.svc.cluster.local", "www.example.com.svc.cluster.local");
+    }
+    #[test]
+    fn candidates_are_names_and_few() {
+        // Each domain ends in the next, and each is put behind what is left without each.
+        let below =
+            |count: i32| -> Vec<String> { (1..=count).rev().map(|n| format!("d{n}")).collect() };
+        let domains: Vec<String> = (1..=32).map(|count| below(count).join(".")).collect();
+        let conf = ResolvConf::parse(&format!("search {}\noptions ndots:15\n", domains.join(" ")));
+        let name = format!("cart.{}", below(13).join("."));
+        assert_eq!(candidates(&name, "shop", "cluster.local", &conf).len(), MOST);
+        let long = vec!["abcdefghi"; 15].join(".");
+        let longest = "b".repeat(MAX_NAME);
+        let conf = ResolvConf::parse(&format!("search {long}.de {longest}\noptions ndots:15\n"));
+        check(&conf, "cart", &format!("cart | cart.{long}.de"));
+        check(&conf, &long, &long);
+        check(&conf, &"c".repeat(MAX_NAME + 1), "");
     }
 }

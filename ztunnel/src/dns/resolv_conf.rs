@@ -12,6 +12,8 @@ use std::{
 const MAX_NAMESERVERS: usize = 3;
 /// Search domains looked at: Kubernetes' own limit.
 const MAX_SEARCH: usize = 32;
+/// Bytes of a name (RFC 1035 §2.3.4) as text: nothing can be below a longer domain.
+pub(super) const MAX_NAME: usize = 253;
 
 /// What a pod's resolver was told.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -77,10 +79,11 @@ impl ResolvConf {
     }
 }
 
-/// A search domain; the root is none.
+/// A search domain; the root is none, and neither is what no name can end in.
 fn domain(word: &str) -> Option<Box<str>> {
-    let domain = word.trim_matches('.').to_ascii_lowercase();
-    (!domain.is_empty()).then(|| domain.into())
+    let domain = word.trim_matches('.');
+    let is_one = (1..=MAX_NAME).contains(&domain.len());
+    is_one.then(|| domain.to_ascii_lowercase().into())
 }
 
 #[cfg(test)]
@@ -109,6 +112,15 @@ mod tests {
     fn the_last_search_list_counts_and_a_domain_is_one() {
         assert_eq!(ResolvConf::parse("search a b\ndomain c d\n").search, ["c".into()]);
         assert_eq!(ResolvConf::parse("domain c\nsearch .\n").search, []);
+    }
+
+    #[test]
+    fn a_domain_longer_than_a_name_is_passed_over() {
+        let labels = |count: usize| vec!["a"; count].join(".");
+        let (longest, longer) = (labels(127), labels(128));
+        let conf = ResolvConf::parse(&format!("search {longer} {longest} {}\n", labels(30_000)));
+        assert_eq!((longest.len(), conf.search), (MAX_NAME, vec![longest.into()]));
+        assert_eq!(ResolvConf::parse(&format!("domain {longer}\n")).search, []);
     }
 
     proptest::proptest! {
