@@ -147,7 +147,10 @@ impl Syn {
                 _ => Err(Unsteered::Local),
             };
         }
-        if matches!(self.port, OUTBOUND_PORT | PLAINTEXT_PORT | DNS_PORT) {
+        // A pod whose queries are not captured may use the DNS proxy's port.
+        let is_own_port = matches!(self.port, OUTBOUND_PORT | PLAINTEXT_PORT)
+            || (self.port == DNS_PORT && to.dns_port != 0);
+        if is_own_port {
             return Err(Unsteered::OwnPort);
         }
         if to.flags & HOST != 0 && is_excluded_port(self.port, 1) {

@@ -160,12 +160,23 @@ fn inbound_connections_reach_the_daemon_under_their_destination() {
 fn the_pods_own_ports_are_closed_to_others() {
     let Some(bed) = Bed::new() else { return };
     let (capture, daemon) = enrolled(&bed, DaemonAway::Refuse);
-    for to in ["10.77.0.2:15001", "[fd77::2]:15006", "10.77.0.2:15053"] {
+    for to in ["10.77.0.2:15001", "[fd77::2]:15006"] {
         let refused = bed.outside.connect(to).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{to}");
     }
     assert!(idle(&daemon.outbound[0]) && idle(&daemon.plaintext[0]));
-    assert_eq!(counter(&capture, "inbound_dropped_own_port"), 3);
+    assert_eq!(counter(&capture, "inbound_dropped_own_port"), 2);
+}
+
+#[test]
+fn the_dns_port_of_a_pod_whose_queries_are_not_captured_is_an_applications() {
+    let Some(bed) = Bed::new() else { return };
+    let (capture, daemon) = enrolled(&bed, DaemonAway::Refuse);
+    for to in ["10.77.0.2:15053", "[fd77::2]:15053"] {
+        connected(&bed.outside.connect(to).unwrap(), &accept(&daemon.plaintext[0]));
+    }
+    assert_eq!(counter(&capture, "steered_plaintext"), 2);
+    assert_eq!(counter(&capture, "inbound_dropped_own_port"), 0);
 }
 
 #[test]
