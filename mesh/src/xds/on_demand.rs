@@ -103,10 +103,11 @@ impl OnDemand {
     /// Waits until the store has what there is of `key`, for at most five seconds.
     ///
     /// An answer that there is nothing holds for some seconds, and so does a failure to answer.
-    pub async fn want(&self, key: &Key) -> Lookup {
+    /// An asker, which is named by its uid, has a share of what can be asked for: beyond it there is no answer.
+    pub async fn want(&self, asker: &Arc<str>, key: &Key) -> Lookup {
         let Some(shared) = &self.0 else { return Lookup::Answered };
         let name = key.to_string();
-        let want = shared.lookups().want(&name, Instant::now());
+        let want = shared.lookups().want(asker, &name, Instant::now());
         match want {
             Want::Known(answer) => answer,
             Want::Wait(answer) => {
@@ -190,7 +191,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_asking_everything_is_there() {
         let everything = OnDemand::everything();
-        assert_eq!(everything.want(&key("10.0.0.1")).await, Lookup::Answered);
+        assert_eq!(everything.want(&"web".into(), &key("10.0.0.1")).await, Lookup::Answered);
         assert!(everything.touch(&key("10.0.0.1")) && !everything.is_asking());
     }
 
@@ -205,8 +206,9 @@ mod tests {
             let named = Named { name: "uid".into(), aliases: vec!["/10.0.0.1".into()] };
             asking.answered(&[named], &[], Instant::now());
         };
-        let key = key("10.0.0.1");
-        let (first, second, ()) = tokio::join!(first.want(&key), second.want(&key), answer);
+        let (web, key) = ("web".into(), key("10.0.0.1"));
+        let (first, second, ()) =
+            tokio::join!(first.want(&web, &key), second.want(&web, &key), answer);
         assert_eq!([first, second], [Lookup::Answered; 2]);
     }
 
@@ -214,7 +216,7 @@ mod tests {
     async fn a_control_plane_that_does_not_answer_is_waited_for_five_seconds() {
         let asking = OnDemand::asking();
         let began = tokio::time::Instant::now();
-        assert_eq!(asking.want(&key("10.0.0.1")).await, Lookup::Unanswered);
+        assert_eq!(asking.want(&"web".into(), &key("10.0.0.1")).await, Lookup::Unanswered);
         assert_eq!(began.elapsed(), WAIT_LIMIT);
     }
 }

@@ -3,20 +3,23 @@
 //! In: the names that a query may stand for. Out: the keys of the services that they may be. Which of them counts is decided
 //! once the control plane has answered.
 
+use std::sync::Arc;
+
 use mesh::xds::{Key, Lookup, OnDemand};
 
 use super::{Client, DnsSection, candidates::candidates};
 
-/// Has the store know what a name may stand for. Whether the control plane has said so in time: if not, the name is neither
+/// Has the store know what a name may stand for; `asker` is the client's uid. Whether the control plane has said so in time: if not, the name is neither
 /// known nor unknown.
 pub(super) async fn ask(
     on_demand: &OnDemand,
     settings: &DnsSection,
     client: &Client<'_>,
+    asker: &Arc<str>,
     name: &str,
 ) -> bool {
     for key in keys(settings, client, name) {
-        if !on_demand.touch(&key) && on_demand.want(&key).await == Lookup::Unanswered {
+        if !on_demand.touch(&key) && on_demand.want(asker, &key).await == Lookup::Unanswered {
             return false;
         }
     }

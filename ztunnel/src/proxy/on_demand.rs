@@ -32,7 +32,7 @@ pub(super) async fn decide(
         };
         let missing = gateway(&error).filter(|key| on_demand.is_asking() && !asked.contains(key));
         let Some(key) = missing else { return Err(Failure::new(Reason::from(&error), &error)) };
-        want(on_demand, &key).await?;
+        want(on_demand, outbound, &key).await?;
         asked.push(key);
     }
 }
@@ -51,7 +51,10 @@ async fn destination(
     let is_held =
         || store.load().by_address(outbound.network, ip, &outbound.source.namespace).is_some();
     // What came unasked, as this node's own pods do, is held without having been asked for.
-    if on_demand.touch(&key) || is_held() { Ok(()) } else { want(on_demand, &key).await }
+    if on_demand.touch(&key) || is_held() {
+        return Ok(());
+    }
+    want(on_demand, outbound, &key).await
 }
 
 /// The waypoint or gateway that a decision lacks.
@@ -72,8 +75,8 @@ fn gateway(error: &NoRoute) -> Option<Key> {
     }
 }
 
-async fn want(on_demand: &OnDemand, key: &Key) -> Result<(), Failure> {
-    match on_demand.want(key).await {
+async fn want(on_demand: &OnDemand, outbound: &Outbound<'_>, key: &Key) -> Result<(), Failure> {
+    match on_demand.want(&outbound.source.uid, key).await {
         Lookup::Answered | Lookup::Absent => Ok(()),
         Lookup::Unanswered => {
             let error = format!("the control plane has not said in time what {key} is");

@@ -19,13 +19,30 @@ const ABSENT_FOR: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// What nobody has used for this long is given up.
 const UNUSED_LIMIT: Duration = Duration::from_secs(600);
-/// Names kept at most. A pod that tries every address there is gets no answers beyond it, and others keep theirs.
+/// Names kept at most.
 const MOST_NAMES: usize = 65_536;
+/// Names that one asker may have asked for anew within [`ASK_AGAIN`]. A pod that tries every address there is gets no
+/// answers beyond it, and leaves room for others.
+const MOST_OF_ONE: usize = 4096;
+/// While all places are taken, what can be given up is looked for no more often than this.
+const PURGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// All names that were asked for.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
     names: HashMap<Box<str>, Name>,
+    /// Names that are given up and still subscribed, with the resources that came for them.
+    given_up: HashMap<Box<str>, Vec<Arc<str>>>,
+    askers: HashMap<Arc<str>, Share>,
+    /// When room was last made.
+    purged: Option<Instant>,
+}
+
+/// What an asker has asked for since some moment.
+#[derive(Debug)]
+struct Share {
+    since: Instant,
+    asked: usize,
 }
 
 #[derive(Debug)]
@@ -74,7 +91,7 @@ impl Lookups {
         }
     }
 
-    pub(super) fn want(&mut self, name: &str, now: Instant) -> Want {
+    pub(super) fn want(&mut self, asker: &Arc<str>, name: &str, now: Instant) -> Want {
         match self.names.get_mut(name) {
             Some(Name::Known { used, .. }) => {
                 *used = now;
@@ -95,18 +112,67 @@ impl Lookups {
                 waiters.push(tell);
                 Want::Wait(answer)
             }
-            Some(Name::Absent { .. }) | None => self.ask(name, now),
+            Some(Name::Absent { .. }) | None => self.ask(asker, name, now),
         }
     }
 
-    fn ask(&mut self, name: &str, now: Instant) -> Want {
-        if self.names.len() >= MOST_NAMES && !self.names.contains_key(name) {
+    fn ask(&mut self, asker: &Arc<str>, name: &str, now: Instant) -> Want {
+        let has_place =
+            self.has_share(asker, now) && (self.names.contains_key(name) || self.has_room(now));
+        if !has_place {
             return Want::Known(Lookup::Unanswered);
         }
+        // It stays subscribed; its resources count again once the answer has come.
+        self.given_up.remove(name);
         let (tell, answer) = oneshot::channel();
         let pending = Name::Pending { since: now, state: Asking::Unsent, waiters: vec![tell] };
         self.names.insert(name.into(), pending);
         Want::Wait(answer)
+    }
+
+    fn has_share(&mut self, asker: &Arc<str>, now: Instant) -> bool {
+        let unused = Share { since: now, asked: 0 };
+        let share = self.askers.entry(Arc::clone(asker)).or_insert(unused);
+        if now >= share.since + ASK_AGAIN {
+            *share = Share { since: now, asked: 0 };
+        }
+        let has_share = share.asked < MOST_OF_ONE;
+        share.asked += usize::from(has_share);
+        has_share
+    }
+
+    /// Whether there is a place for one more name, if need be that of one that can be given up.
+    fn has_room(&mut self, now: Instant) -> bool {
+        let is_due = self.purged.is_none_or(|purged| now >= purged + PURGE_PAUSE);
+        if self.names.len() >= MOST_NAMES && is_due {
+            self.purge(now);
+        }
+        self.names.len() < MOST_NAMES
+    }
+
+    /// Gives up what nobody uses, waits for, or may take for an answer any more.
+    fn purge(&mut self, now: Instant) {
+        self.purged = Some(now);
+        self.askers.retain(|_, share| now < share.since + ASK_AGAIN);
+        let given_up = &mut self.given_up;
+        self.names.retain(|name, known| {
+            let (is_kept, is_subscribed) = match known {
+                Name::Pending { since, state, waiters } => {
+                    let is_awaited = waiters.iter().any(|waiter| !waiter.is_closed());
+                    (is_awaited || now < *since + ASK_AGAIN, *state == Asking::Sent)
+                }
+                Name::Absent { until } => (now < *until, true),
+                Name::Known { used, .. } => (now < *used + UNUSED_LIMIT, true),
+            };
+            if !is_kept && is_subscribed {
+                let resources = match known {
+                    Name::Known { resources, .. } => std::mem::take(resources),
+                    Name::Pending { .. } | Name::Absent { .. } => Vec::new(),
+                };
+                given_up.insert(name.clone(), resources);
+            }
+            is_kept
+        });
     }
 
     /// What to ask for; none if nothing is new.
@@ -122,24 +188,15 @@ impl Lookups {
             return None;
         }
         change.subscribe.sort();
+        self.purge(now);
         let mut unused: HashSet<Arc<str>> = HashSet::new();
-        self.names.retain(|name, known| {
-            let is_kept = match known {
-                Name::Pending { .. } => true,
-                Name::Absent { until } => now < *until,
-                Name::Known { used, resources } => {
-                    let is_used = now < *used + UNUSED_LIMIT;
-                    if !is_used {
-                        unused.extend(resources.drain(..));
-                    }
-                    is_used
-                }
-            };
-            if !is_kept {
-                change.unsubscribe.push((**name).to_owned());
+        for (name, resources) in self.given_up.drain() {
+            // What was asked for just now is not given up, however long ago it was first wanted.
+            if change.subscribe.binary_search_by(|asked| (**asked).cmp(&name)).is_err() {
+                change.unsubscribe.push(name.into());
             }
-            is_kept
-        });
+            unused.extend(resources);
+        }
         for known in self.names.values() {
             if let Name::Known { resources, .. } = known {
                 unused.retain(|resource| !resources.contains(resource));
@@ -155,6 +212,8 @@ impl Lookups {
     /// the server no longer watches for what they are about.
     pub(super) fn pending(&mut self) -> Vec<String> {
         self.names.retain(|_, known| !matches!(known, Name::Absent { .. }));
+        // On this stream they were never asked for; what came for them before is held still.
+        self.given_up.retain(|_, resources| !resources.is_empty());
         let mut pending = Vec::new();
         for (name, known) in &mut self.names {
             if let Name::Pending { state, .. } = known {
@@ -238,7 +297,11 @@ mod tests {
         }
 
         fn want(&mut self, name: &str, seconds: u64) -> Want {
-            self.lookups.want(name, self.at(seconds))
+            self.want_by("shop/web", name, seconds)
+        }
+
+        fn want_by(&mut self, asker: &str, name: &str, seconds: u64) -> Want {
+            self.lookups.want(&asker.into(), name, self.at(seconds))
         }
 
         fn check_known(&mut self, name: &str, seconds: u64, expected: Lookup) {
@@ -391,12 +454,82 @@ mod tests {
         let _waiter = fixture.wait("/10.0.0.3", 1);
     }
 
-    #[test]
-    fn names_are_bounded() {
+    /// Takes all places, as many askers as it takes.
+    fn full(state: fn(&mut Fixture)) -> Fixture {
         let mut fixture = Fixture::new();
         for number in 0..MOST_NAMES {
-            let _waiter = fixture.wait(&number.to_string(), 0);
+            let asker = format!("pod-{}", number / MOST_OF_ONE);
+            assert!(matches!(fixture.want_by(&asker, &number.to_string(), 0), Want::Wait(_)));
         }
         fixture.check_known("one more", 0, Lookup::Unanswered);
+        fixture.change(0);
+        state(&mut fixture);
+        fixture
+    }
+
+    /// What is given up for `one more`, how much of it, and how many resources.
+    fn given_up(fixture: &mut Fixture, seconds: u64) -> (usize, usize) {
+        let _waiter = fixture.wait("one more", seconds);
+        let change = fixture.lookups.change(fixture.at(seconds)).unwrap();
+        assert_eq!(change.subscribe, ["one more"]);
+        (change.unsubscribe.len(), change.unused.len())
+    }
+
+    #[test]
+    fn what_nobody_waits_for_makes_room() {
+        let mut fixture = full(|_| {});
+        fixture.check_known("one more", 29, Lookup::Unanswered);
+        assert_eq!(given_up(&mut fixture, 31), (MOST_NAMES, 0));
+    }
+
+    #[test]
+    fn what_somebody_waits_for_keeps_its_place() {
+        let mut fixture = full(|_| {});
+        let mut waiter = fixture.wait("7", 0);
+        assert_eq!(given_up(&mut fixture, 31), (MOST_NAMES - 1, 0));
+        fixture.answer("uid", &["7"], 31);
+        assert_eq!(waiter.try_recv(), Ok(Lookup::Answered));
+    }
+
+    #[test]
+    fn what_there_is_none_of_makes_room_once_that_may_have_changed() {
+        let mut fixture = full(|fixture| {
+            let all: Vec<String> = (0..MOST_NAMES).map(|number| number.to_string()).collect();
+            fixture.lookups.answered(&[], &all, fixture.at(0));
+        });
+        fixture.check_known("one more", 4, Lookup::Unanswered);
+        assert_eq!(given_up(&mut fixture, 6), (MOST_NAMES, 0));
+    }
+
+    #[test]
+    fn what_is_not_used_makes_room_with_what_came_for_it() {
+        let mut fixture = full(|fixture| {
+            let aliases = (0..MOST_NAMES).map(|number| number.to_string()).collect();
+            let named = Named { name: "uid".into(), aliases };
+            fixture.lookups.answered(&[named], &[], fixture.at(0));
+        });
+        fixture.check_known("one more", 599, Lookup::Unanswered);
+        assert_eq!(given_up(&mut fixture, 601), (MOST_NAMES, 1));
+    }
+
+    #[test]
+    fn what_is_wanted_again_before_it_was_given_up_stays_subscribed() {
+        let mut fixture = full(|_| {});
+        let _waiters = (fixture.wait("one more", 31), fixture.wait("7", 31));
+        let change = fixture.lookups.change(fixture.at(31)).unwrap();
+        assert_eq!(change.subscribe, ["7", "one more"]);
+        assert_eq!(change.unsubscribe.len(), MOST_NAMES - 1);
+        assert!(!change.unsubscribe.contains(&"7".to_owned()));
+    }
+
+    #[test]
+    fn one_asker_leaves_room_for_others() {
+        let mut fixture = Fixture::new();
+        for number in 0..MOST_OF_ONE {
+            let _waiter = fixture.wait(&number.to_string(), 0);
+        }
+        fixture.check_known("one more", 29, Lookup::Unanswered);
+        assert!(matches!(fixture.want_by("shop/cart", "one more", 29), Want::Wait(_)));
+        let _waiter = fixture.wait("another", 30);
     }
 }
