@@ -162,6 +162,10 @@ fn describe() {
         "aquifer_accept_pauses_total",
         "Pauses of accepting for lack of means, by reason"
     );
+    describe_counter!(
+        "aquifer_admin_stalled_total",
+        "Operators' connections ended because the answer was not taken"
+    );
     describe_counter!("aquifer_tls_handshakes_total", "TLS handshakes of tunnels, by group");
     describe_histogram!(
         "aquifer_first_byte_seconds",

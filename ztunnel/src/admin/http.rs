@@ -1,7 +1,8 @@
 //! The little HTTP/1.1 that the daemon's own ports need.
 //!
 //! In: a listener and a function from a [`Request`] to a [`Response`]. Out: served connections. Requests have a query
-//! and no body: a body that is sent is not read, and its connection is closed. Whoever accepts gzip gets long answers so.
+//! and no body: a body that is sent is not read, and its connection is closed. Whoever accepts gzip gets long answers so;
+//! very long ones are packed [`aside`].
 
 use std::{convert::Infallible, io::Write, pin::Pin, sync::Arc, time::Duration};
 
@@ -9,7 +10,7 @@ use flate2::{Compression, write::GzEncoder};
 use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, StatusCode, Uri,
-    body::{Bytes, Incoming},
+    body::{Body, Bytes, Incoming},
     header::{
         ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, VARY,
     },
@@ -25,6 +26,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::sending::Sending;
+
 /// How long a client may take to send a request's head, also between two requests.
 const HEADER_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes of a request's head.
@@ -36,6 +39,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Shorter answers are not worth compressing.
 const SHORT: usize = 1024;
+/// Longer answers take milliseconds to compress.
+const LONG: u64 = 256 * 1024;
 
 /// A request without its body.
 #[derive(Debug)]
@@ -114,6 +119,28 @@ pub(super) fn respond(status: StatusCode, content_type: &'static str, body: Byte
     response
 }
 
+/// Makes an answer that takes a while on a thread of its own, so that this one goes on serving the node. One at a time:
+/// operators get no more than one core. Whoever does not wait for the answer does not end the work.
+pub(super) async fn aside(make: impl FnOnce() -> Response + Send + 'static) -> Response {
+    static AT_ONCE: Semaphore = Semaphore::const_new(1);
+    let turn = AT_ONCE.acquire().await.expect("the semaphore is never closed");
+    let made = tokio::task::spawn_blocking(move || {
+        let response = make();
+        drop(turn);
+        response
+    });
+    made.await.unwrap_or_else(|error| {
+        text(StatusCode::INTERNAL_SERVER_ERROR, format!("making the answer: {error}\n"))
+    })
+}
+
+async fn packed(response: Response) -> Response {
+    match response.size_hint().exact() {
+        Some(0..=LONG) => compressed(response),
+        Some(_) | None => aside(move || compressed(response)).await,
+    }
+}
+
 /// The same answer in fewer bytes, for whoever accepts gzip.
 fn compressed(response: Response) -> Response {
     let (mut head, body) = response.into_parts();
@@ -180,15 +207,15 @@ async fn converse(
         let answer = answer(Arc::clone(&request));
         async move {
             let response = answer.await;
-            let packed = request.accepts_gzip();
-            Ok::<_, Infallible>(if packed { compressed(response) } else { response })
+            let accepts_gzip = request.accepts_gzip();
+            Ok::<_, Infallible>(if accepts_gzip { packed(response).await } else { response })
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_LIMIT)
         .max_buf_size(HEADER_BYTES)
-        .serve_connection(TokioIo::new(tcp), service);
+        .serve_connection(TokioIo::new(Sending::new(tcp)), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
@@ -229,6 +256,10 @@ fn digit(hex: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Read, net::SocketAddr};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -240,6 +271,51 @@ mod tests {
         assert_eq!(request.parameter("to"), Some("[fd00::1]:80"));
         assert_eq!(request.parameter("flag"), Some(""));
         assert_eq!(request.parameter("other"), None);
+    }
+
+    /// Where `/long` is answered by `body`, and everything else shortly.
+    async fn serving(body: Bytes) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = move |request: Arc<Request>| -> Answer {
+            let body = if request.path == "/long" { body.clone() } else { Bytes::from("short") };
+            Box::pin(std::future::ready(respond(StatusCode::OK, "text/plain", body)))
+        };
+        tokio::spawn(serve(listener, answer, CancellationToken::new()));
+        address
+    }
+
+    async fn ask(to: SocketAddr, head: &str) -> TcpStream {
+        let mut tcp = TcpStream::connect(to).await.unwrap();
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        tcp
+    }
+
+    #[tokio::test]
+    async fn an_answer_packed_aside_is_the_same() {
+        let body: Bytes = b"0123456789abcdef".repeat(100_000).into();
+        let to = serving(body.clone()).await;
+        let head = "GET /long HTTP/1.0\r\naccept-encoding: gzip\r\n\r\n";
+        let mut answer = Vec::new();
+        ask(to, head).await.read_to_end(&mut answer).await.unwrap();
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        let mut plain = Vec::new();
+        flate2::read::GzDecoder::new(&answer[end..]).read_to_end(&mut plain).unwrap();
+        assert!(plain == body);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_take_nothing_leave_room_for_others() {
+        let to = serving(vec![0; 16 << 20].into()).await;
+        let mut stalled = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let mut tcp = ask(to, "GET /long HTTP/1.1\r\nhost: ztunnel\r\n\r\n").await;
+            tcp.read_u8().await.unwrap();
+            stalled.push(tcp);
+        }
+        let mut answer = String::new();
+        ask(to, "GET / HTTP/1.0\r\n\r\n").await.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("short"), "{answer}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod http;
 mod profile;
 mod readiness;
 mod routes;
+mod sending;
 #[cfg(test)]
 mod tests;
 
@@ -191,8 +192,13 @@ impl Servers {
             }
         };
         let page = answer(routes::admin);
+        let dumped = Arc::clone(&handles);
         let administer = move |request: Arc<http::Request>| match profile::requested(&request) {
             Some(profile) => profile,
+            None if routes::is_long(&request) => {
+                let handles = Arc::clone(&dumped);
+                Box::pin(http::aside(move || routes::admin(&handles, &request)))
+            }
             None => page(request),
         };
         tokio::join!(

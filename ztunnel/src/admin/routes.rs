@@ -33,6 +33,11 @@ const INDEX: &str = "<!DOCTYPE html>
 </ul>
 ";
 
+/// Whether an answer of administration grows with the mesh or with the node's connections.
+pub(super) fn is_long(request: &Request) -> bool {
+    matches!(request.path.as_str(), "/config_dump" | "/connections")
+}
+
 /// Administration.
 pub(super) fn admin(handles: &Handles, request: &Request) -> Response {
     match (&request.method, request.path.as_str()) {
