@@ -10,11 +10,11 @@ use aya_ebpf::{
     helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_get_prandom_u32},
     programs::SockAddrContext,
 };
-use ebpf_common::{Asker, DNS_PORT, DOMAIN_PORT, Ip, OriginalDestination, Pod, UDP};
+use ebpf_common::{Asker, DNS_PORT, DOMAIN_PORT, HOST, Ip, OriginalDestination, Pod, UDP};
 
 use crate::{
     maps::{ASKED, PODS, Socket, is_daemon},
-    outbound::{Captured, Family, Uncaptured, is_local, listener, port, set_port, socket},
+    outbound::{Captured, Family, Uncaptured, is_excluded, is_local, listener, port, set_port, socket},
 };
 
 /// First of the ports tried for a socket that has none: the usual range of ephemeral ones.
@@ -81,6 +81,9 @@ impl Query {
         }
         if asked.is_link_local_v6() {
             return Err(Uncaptured::LinkLocal);
+        }
+        if pod.flags & HOST != 0 && is_excluded(asked, DOMAIN_PORT) {
+            return Err(Uncaptured::Excluded);
         }
         let to = listener(pod, asked, DNS_PORT, UDP)?;
         Ok(Self { asked, netns, socket, to, to_port })

@@ -13,7 +13,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_current_pid_tgid, bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get},
     macros::btf_map,
 };
-use ebpf_common::{Address, Asker, Counter, ExcludedPort, Flow, HOST, Ip, ListenKey, OriginalDestination, Pod};
+use ebpf_common::{Address, Asker, Counter, ExcludedPort, Flow, HOST, Ip, ListenKey, OriginalDestination, OUTBOUND_PORT, Pod, TCP};
 
 /// Pods on one node; Kubernetes' usual limit is 110.
 const MAX_PODS: usize = 4096;
@@ -148,9 +148,16 @@ impl Socket {
 }
 
 /// Whether the current process is the daemon, which on a host is one among those captured.
+///
+/// Only while it listens: once it is gone, its number may be any process's. The next daemon listens before it shows
+/// itself, and shows itself before it connects to anybody.
 #[inline(always)]
 pub fn is_daemon(pod: &Pod) -> bool {
-    pod.flags & HOST != 0 && pod.daemon == process()
+    if pod.flags & HOST == 0 || pod.daemon != process() {
+        return false;
+    }
+    let ip = if pod.ip4.is_unspecified() { pod.ip6 } else { pod.ip4 };
+    daemon_listens(ListenKey { ip, port: OUTBOUND_PORT, slot: 0, protocol: TCP })
 }
 
 /// Notes the current process as the daemon of a host: it has shown a socket that only the daemon can have tagged.

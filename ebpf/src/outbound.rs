@@ -231,7 +231,7 @@ pub fn restore_peer<F: Family>(ctx: &SockAddrContext) {
 
 /// Whether a host's connections there stay uncaptured.
 #[inline(always)]
-fn is_excluded(ip: Ip, port: u16) -> bool {
+pub fn is_excluded(ip: Ip, port: u16) -> bool {
     is_excluded_port(port, 0) || EXCLUDED_NETS.get(&Key::new(128, ip.0)).is_some()
 }
 

@@ -100,7 +100,7 @@ pub struct Pod {
     pub ip4: Ip,
     /// [`FAIL_OPEN`] and [`HOST`].
     pub flags: u32,
-    /// Where the pod is the host: the process of the daemon; 0 before it has shown itself.
+    /// Where the pod is the host: the process of the daemon, for as long as it listens; 0 before it has shown itself.
     pub daemon: u32,
     /// Where its DNS queries in datagrams are redirected to, in host byte order; 0 if DNS is not captured.
     pub dns_port: u16,

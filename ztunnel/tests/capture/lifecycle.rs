@@ -3,7 +3,7 @@
 use std::{fs, io::ErrorKind, os::fd::AsFd};
 
 use ztunnel::capture::{
-    Capture, CaptureConfig, CaptureError, DaemonAway, EnrolledPod, Missing, uninstall,
+    Capture, CaptureConfig, CaptureError, DaemonAway, EnrolledPod, Missing, Scope, uninstall,
 };
 
 use crate::bed::{Bed, accept, connected, idle};
@@ -179,4 +179,27 @@ fn a_pod_without_addresses_or_listeners_is_refused() {
     let error = capture.enrol(&bed.pod.capture(DaemonAway::Refuse), &daemon).unwrap_err();
     assert!(matches!(error, CaptureError::Listeners { outbound: 1, plaintext: 1, hbone: 0 }));
     assert_eq!(capture.enrolled(), []);
+}
+
+#[test]
+fn a_hosts_daemon_is_known_by_its_process_only_while_it_listens() {
+    let Some(bed) = Bed::new() else { return };
+    let (capture, daemon) = (bed.open(), bed.pod.daemon(1));
+    let mut host = bed.pod.capture(DaemonAway::Refuse);
+    host.scope = Scope::Host;
+    capture.enrol(&host, &daemon).unwrap();
+    let outside = bed.outside.listen(8080);
+    connected(&bed.pod.connect("10.77.0.9:8080").unwrap(), &accept(&daemon.outbound[0]));
+
+    bed.pod.netns.enter(|| capture.show_daemon()).unwrap().unwrap();
+    for at in ["10.77.0.9:8080", "[fd77::9]:8080"] {
+        connected(&bed.pod.connect(at).unwrap(), &accept(&outside));
+    }
+    drop(daemon);
+    let refused = bed.pod.connect("10.77.0.9:8080").unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+    // The next one listens before it shows itself.
+    let next = bed.pod.daemon(1);
+    capture.enrol(&host, &next).unwrap();
+    connected(&bed.pod.connect("10.77.0.9:8080").unwrap(), &accept(&outside));
 }
