@@ -20,7 +20,7 @@ const TRIES: u32 = 16;
 /// The sockets for the DNS queries of one pod; all non-blocking.
 #[derive(Debug)]
 pub struct DnsListeners {
-    /// One for each address of the pod, all at one port: the one wished, or another if a process of the pod holds that.
+    /// One for the first address of each family, all at one port: the one wished, or another if a process of the pod holds that.
     pub datagrams: Vec<UdpSocket>,
     /// For all addresses.
     pub connections: TcpListener,
@@ -35,9 +35,7 @@ impl DnsListeners {
     /// # Errors
     /// The namespace cannot be entered, or the kernel's answer to socket(), bind() or listen().
     pub fn open(netns: &Netns, ips: &[IpAddr], port: u16) -> io::Result<Self> {
-        let canonical = || ips.iter().map(IpAddr::to_canonical);
-        let first = [canonical().find(IpAddr::is_ipv4), canonical().find(IpAddr::is_ipv6)];
-        let ips: Vec<IpAddr> = first.into_iter().flatten().collect();
+        let ips: Vec<IpAddr> = redirected_to(ips).into_iter().flatten().collect();
         let (datagrams, bound) = netns.enter(|| datagram_sockets(&ips, port))??;
         let connections = pod_listener(netns, port, &SocketOptions::default())?;
         Ok(Self { datagrams, connections, ips, port: bound })
@@ -48,8 +46,11 @@ impl DnsListeners {
         (self.datagrams, self.connections)
     }
 
-    /// The same sockets once more.
-    pub(super) fn try_clone(&self) -> io::Result<Self> {
+    /// The same sockets once more: they stay open until both are dropped.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
             datagrams: self
                 .datagrams
@@ -61,6 +62,14 @@ impl DnsListeners {
             port: self.port,
         })
     }
+}
+
+/// Where a pod's own traffic is redirected to: its first address of IPv4 and of IPv6. Never a link-local one of IPv6,
+/// which means nothing without an interface: neither a bound socket nor a rewritten address names one.
+pub(super) fn redirected_to(ips: &[IpAddr]) -> [Option<IpAddr>; 2] {
+    let canonical = || ips.iter().map(IpAddr::to_canonical);
+    let is_reachable_v6 = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if !ip.is_unicast_link_local());
+    [canonical().find(IpAddr::is_ipv4), canonical().find(is_reachable_v6)]
 }
 
 fn datagram_sockets(ips: &[IpAddr], port: u16) -> io::Result<(Vec<UdpSocket>, u16)> {
@@ -99,4 +108,23 @@ fn datagram_socket(at: SocketAddr) -> io::Result<UdpSocket> {
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.bind(&at.into())?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traffic_is_redirected_to_the_first_address_of_a_family_that_needs_no_interface() {
+        for (ips, expected) in [
+            (&["10.0.0.1", "10.0.0.2", "fd77::1", "fd77::2"][..], ["10.0.0.1", "fd77::1"]),
+            (&["fe80::1", "fd77::2", "::ffff:10.0.0.1"], ["10.0.0.1", "fd77::2"]),
+            (&["10.0.0.1", "fe80::1"], ["10.0.0.1", ""]),
+            (&["fe80::1"], ["", ""]),
+            (&["169.254.0.1"], ["169.254.0.1", ""]),
+        ] {
+            let ips: Vec<IpAddr> = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+            assert_eq!(redirected_to(&ips), expected.map(|ip| ip.parse().ok()), "{ips:?}");
+        }
+    }
 }

@@ -30,6 +30,7 @@ use ipnet::IpNet;
 
 use super::{
     CaptureError, DaemonAway, Exclusions, PodCapture, Scope, Sources,
+    dns_listeners::redirected_to,
     listeners::PodListeners,
     netns::Netns,
     object::{self, Pins},
@@ -102,15 +103,8 @@ impl Enrolment {
         let per_port = per_port(listeners)?;
         let flags = flags(pod);
         let cookie = pod.netns.cookie();
-        let first = |of_family: fn(&IpAddr) -> bool| {
-            pod.ips
-                .iter()
-                .map(IpAddr::to_canonical)
-                .find(of_family)
-                .map(Ip::from)
-                .unwrap_or_default()
-        };
-        let (ip4, ip6) = (first(IpAddr::is_ipv4), first(IpAddr::is_ipv6));
+        let [ip4, ip6] =
+            redirected_to(&pod.ips).map(|first| first.map(Ip::from).unwrap_or_default());
         if pod.ips.is_empty() {
             return Err(CaptureError::NoAddress);
         }

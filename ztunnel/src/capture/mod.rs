@@ -119,7 +119,8 @@ pub struct Exclusions {
 pub struct PodCapture {
     /// The pod's namespace.
     pub netns: Arc<Netns>,
-    /// All addresses of the pod; the first of each family is where its own connections are redirected to.
+    /// All addresses of the pod; the first of each family is where its own connections are redirected to, but for
+    /// link-local ones of IPv6.
     pub ips: Vec<IpAddr>,
     /// What happens without the daemon.
     pub daemon_away: DaemonAway,

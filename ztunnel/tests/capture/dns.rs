@@ -7,7 +7,7 @@ use std::{
     os::fd::AsFd,
 };
 
-use ztunnel::capture::{Capture, DaemonAway, DnsListeners, PodListeners};
+use ztunnel::capture::{Capture, DaemonAway, DnsListeners, Exclusions, PodListeners, Scope};
 
 use crate::bed::{Bed, accept, canonical, connected, idle};
 
@@ -314,4 +314,67 @@ fn what_a_version_with_another_layout_has_pinned_refuses_until_its_pods_are_take
     assert!(!former.exists());
     connected(&bed.pod.connect("10.77.0.9:80").unwrap(), &accept(&daemon.outbound[0]));
     connected(&bed.outside.connect("10.77.0.2:80").unwrap(), &accept(&daemon.plaintext[0]));
+}
+
+#[test]
+fn a_pod_whose_ipv6_is_link_local_alone_is_captured_all_the_same() {
+    let Some(bed) = Bed::new() else { return };
+    let capture = bed.open();
+    let link_local = "fe80::77".parse().unwrap();
+    let [v4, v6, ..] = SERVERS;
+    let mut pod = bed.pod.capture(DaemonAway::Refuse);
+    let mut daemon = bed.pod.daemon_with_dns();
+    pod.ips = vec![link_local];
+    daemon.dns = Some(DnsListeners::open(&bed.pod.netns, &pod.ips, 15053).unwrap());
+    assert!(dns(&daemon).datagrams.is_empty());
+    capture.enrol(&pod, &daemon).unwrap();
+    for server in [v4, v6] {
+        let refused = bed.pod.datagrams(any(server)).send_to(b"question", server).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied, "{server}");
+        assert_eq!(bed.pod.connect(server).unwrap_err().kind(), ErrorKind::PermissionDenied);
+    }
+
+    pod.ips = vec![link_local, bed.pod.ip4];
+    let sockets = DnsListeners::open(&bed.pod.netns, &pod.ips, 15053).unwrap();
+    sockets.datagrams.iter().for_each(|socket| socket.set_nonblocking(false).unwrap());
+    daemon.dns = Some(sockets);
+    capture.enrol(&pod, &daemon).unwrap();
+    let app = bed.pod.datagrams(any(v4));
+    assert_eq!(ask(&bed, &capture, socket_for(&daemon, v4), &app, v4), address(v4));
+    connected(&bed.pod.connect("203.0.113.7:80").unwrap(), &accept(&daemon.outbound[0]));
+}
+
+#[test]
+fn a_hosts_queries_to_excluded_servers_and_ports_are_not_captured() {
+    let Some(bed) = Bed::new() else { return };
+    let (capture, daemon) = (bed.open(), bed.pod.daemon_with_dns());
+    let server = bed.outside.datagrams("[::]:53");
+    let hears = || {
+        let mut bytes = [0; 64];
+        let (length, from) = server.recv_from(&mut bytes).expect("a query should have come here");
+        assert_eq!(&bytes[..length], b"question");
+        assert_eq!(canonical(Ok(from)).ip(), bed.pod.ip4);
+    };
+    let of_server =
+        Exclusions { destinations: vec!["10.77.0.9/32".parse().unwrap()], ..Exclusions::default() };
+    let of_port = Exclusions { outbound_ports: vec![53], ..Exclusions::default() };
+    let mut host = bed.pod.capture(DaemonAway::Refuse);
+    host.scope = Scope::Host;
+    capture.enrol(&host, &daemon).unwrap();
+    for exclusions in [&of_server, &of_port] {
+        capture.exclude(exclusions).unwrap();
+        bed.pod.datagrams("0.0.0.0:0").send_to(b"question", "10.77.0.9:53").unwrap();
+        hears();
+        let connected = bed.pod.datagrams("0.0.0.0:0");
+        connected.connect("10.77.0.9:53").unwrap();
+        connected.send(b"question").unwrap();
+        hears();
+    }
+    capture.exclude(&of_server).unwrap();
+    let [v4, ..] = SERVERS;
+    let app = bed.pod.datagrams(any(v4));
+    ask(&bed, &capture, socket_for(&daemon, v4), &app, v4);
+    // Of a pod, nothing is excluded.
+    capture.enrol(&bed.pod.capture(DaemonAway::Refuse), &daemon).unwrap();
+    ask(&bed, &capture, socket_for(&daemon, v4), &app, "10.77.0.9:53");
 }
