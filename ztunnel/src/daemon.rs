@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{Addresses, ConnectionTable, Handles, Readiness, Servers},
+    admin::{Addresses, ConnectionTable, Handles, Readiness, ReadyTask, Servers},
     admission::AnnouncedAt,
     balance::{Balance, DefaultLimits},
     capture::{
@@ -90,11 +90,14 @@ async fn serve(config: &Config, log: LogHandle) -> anyhow::Result<()> {
             tracing::error!(%error, "administration ended");
         }
     });
-    match &config.mode {
-        Mode::Shared => serve_pods(config, &pods, &xds, &readiness)?,
-        Mode::Dedicated(host) => serve_host(config, host, &pods)?,
-    }
-    spawn_local(retry(pods.clone()));
+    let host = match &config.mode {
+        Mode::Shared => {
+            serve_pods(config, &pods, &xds, &readiness)?;
+            None
+        }
+        Mode::Dedicated(host) => Some(serve_host(config, host, &pods, &readiness)?),
+    };
+    spawn_local(retry(pods.clone(), host));
     spawn_local(node.balance.clone().keep(node.store.clone()));
     // Queries are answered by the same threads, of which each pod has its own sockets before it is captured.
     readiness.task("dns proxy").ready();
@@ -179,8 +182,13 @@ fn serve_pods(
     Ok(())
 }
 
-/// Serves the processes of this host, as one workload.
-fn serve_host(config: &Config, host: &HostSection, pods: &Pods) -> anyhow::Result<()> {
+/// Serves the processes of this host, as one workload. Not ready while it is not: its traffic may go out as it is.
+fn serve_host(
+    config: &Config,
+    host: &HostSection,
+    pods: &Pods,
+    readiness: &Readiness,
+) -> anyhow::Result<ReadyTask> {
     let own = [config.listen.stats.port(), config.listen.readiness.port()];
     let exclusions = Exclusions {
         inbound_ports: host.inbound_ports.iter().chain(&own).copied().collect(),
@@ -188,11 +196,13 @@ fn serve_host(config: &Config, host: &HostSection, pods: &Pods) -> anyhow::Resul
         destinations: host.destinations.clone(),
     };
     pods.exclude(&exclusions).context("excluding what is not to be captured")?;
-    if let Err(error) = pods.add_host(&host.workload) {
-        tracing::error!(%error, "the host is not served yet");
+    let task = readiness.task("host");
+    match pods.add_host(&host.workload) {
+        Ok(()) => task.ready(),
+        Err(error) => tracing::error!(%error, "the host is not served yet"),
     }
     pods.release_leftovers();
-    Ok(())
+    Ok(task)
 }
 
 fn open_capture(config: &Config) -> anyhow::Result<Capture> {
@@ -408,10 +418,13 @@ fn follow_node_agent(
 }
 
 /// Tries refused pods again, as often as Istio's ztunnel does.
-async fn retry(pods: Rc<Pods>) {
+async fn retry(pods: Rc<Pods>, host: Option<ReadyTask>) {
     loop {
         tokio::time::sleep(RETRY_INTERVAL).await;
         pods.retry();
+        if let Some(host) = host.as_ref().filter(|_| pods.has_host()) {
+            host.ready();
+        }
         pods.follow_host();
     }
 }

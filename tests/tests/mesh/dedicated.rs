@@ -2,7 +2,7 @@
 
 use testbed::daemon::DaemonConfig;
 use testbed::manifests::{authorization_policy, from_principal, peer_authentication};
-use testbed::{Daemon, PodSpec, Process};
+use testbed::{Builder, Daemon, Pod, PodSpec, Process};
 
 use crate::shop::Answer::{Refused, Served};
 use crate::shop::{Shop, description};
@@ -15,11 +15,20 @@ struct Hosted {
 
 impl Hosted {
     fn open() -> Option<Hosted> {
-        let mut shop = Shop::of(description().nodes(&["vm"]).pod(PodSpec::new("shop/vm", "vm")))?;
+        Hosted::of(description(), |_| Vec::new())
+    }
+
+    /// As [`Hosted::open`], with more settings; `prepare` sees the host before its daemon starts.
+    fn of(
+        description: Builder,
+        prepare: impl FnOnce(&Shop) -> Vec<(&'static str, String)>,
+    ) -> Option<Hosted> {
+        let mut shop = Shop::of(description.nodes(&["vm"]).pod(PodSpec::new("shop/vm", "vm")))?;
         // The testbed's own daemon of that node stands outside of the host.
         let node = shop.cluster.daemon_mut("vm").unwrap();
         node.stop().unwrap();
         node.uninstall().unwrap();
+        let more = prepare(&shop).into_iter().map(|(key, value)| (key.to_owned(), value.into()));
         let (plan, control) = (shop.cluster.plan(), shop.cluster.control().unwrap());
         let place = shop.pod("shop/vm").place().clone();
         let config = DaemonConfig {
@@ -30,10 +39,13 @@ impl Hosted {
             token: control.node_token("node-vm").unwrap(),
             pin_dir: plan.dir().join("bpffs/host"),
             state_dir: plan.dir().join("host"),
-            variables: vec![
+            variables: [
                 ("PROXY_MODE".to_owned(), "dedicated".into()),
                 ("PROXY_WORKLOAD_INFO".to_owned(), "shop/vm/vm".into()),
-            ],
+            ]
+            .into_iter()
+            .chain(more)
+            .collect(),
         };
         let vm = Daemon::start(config, place).unwrap();
         shop.serve("shop/vm");
@@ -51,6 +63,27 @@ impl Hosted {
         let mut server = self.shop.pod("shop/vm").spawn("greeting", &words).unwrap();
         server.wait_listening(port).unwrap();
         server
+    }
+
+    fn vm(&self) -> &Pod {
+        self.shop.pod("shop/vm")
+    }
+
+    /// The addresses that this server gives the host for service `shop/cart`, asked in datagrams.
+    fn asks(&self, server: &str) -> String {
+        let at = format!("@{server}");
+        let name = "cart.shop.svc.cluster.local";
+        let words = ["dig", "+short", "+tries=1", "+timeout=5", "+ignore", &at, name];
+        let output = self.vm().run(&words).unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Waits until the mesh answers the host's queries to a server that nobody is.
+    fn until_answered(&self, server: &str) {
+        let expected = self.shop.cluster.service("shop/cart").unwrap().0.to_string();
+        let answered = || self.asks(server) == expected;
+        testbed::wait::wait_until("an answer of the mesh", crate::shop::IN_FORCE, answered)
+            .unwrap();
     }
 
     fn hears_greeting(&self, from: &str, port: u16) -> bool {
@@ -125,4 +158,47 @@ fn a_host_is_captured_at_an_address_that_it_gets_later() {
     let log = || hosted.vm.log().unwrap().contains("the host's addresses have changed");
     testbed::wait::wait_until("the new address", crate::shop::IN_FORCE, log).unwrap();
     shop.expect(&format!("{late}:7000"), &[("street/stranger", Served)]);
+}
+
+#[test]
+fn a_host_whose_ipv6_is_link_local_alone_is_captured() {
+    let prepare = |shop: &Shop| {
+        let flush = ["ip", "-6", "addr", "flush", "dev", "eth0", "scope", "global"];
+        shop.pod("shop/vm").ask(&flush).unwrap();
+        Vec::new()
+    };
+    let Some(hosted) = Hosted::of(description(), prepare) else { return };
+    let shop = &hosted.shop;
+    let callers =
+        authorization_policy("shop/callers", "ALLOW", "cart", &from_principal("shop", "vm"));
+    shop.cluster.apply("policy.yaml", &callers).unwrap();
+    shop.expect(&hosted.to("shop/cart"), &[("shop/vm", Served), ("shop/web", Refused)]);
+    hosted.until_answered("192.0.2.53");
+
+    // An address of the family that comes later, and one that takes the place of the first.
+    let (vm, late) = (hosted.vm(), shop.cluster.plan().pod_ip4(3, 77));
+    vm.ask(&["ip", "addr", "add", &format!("{}/128", vm.ip6()), "dev", "eth0", "nodad"]).unwrap();
+    hosted.until_answered("2001:db8::53");
+    let first = format!(
+        "ip addr add {late}/32 dev eth0 && ip route replace $(ip route show default) src {late}"
+    );
+    vm.ask(&["sh", "-c", &first]).unwrap();
+    let known = || hosted.vm.log().unwrap().contains(&format!("ips=[{late}"));
+    testbed::wait::wait_until("the new address", crate::shop::IN_FORCE, known).unwrap();
+    hosted.until_answered("192.0.2.53");
+    hosted.until_answered("2001:db8::53");
+}
+
+#[test]
+fn a_hosts_queries_to_excluded_servers_go_there() {
+    let outside = description().pod(PodSpec::new("street/dns", "b"));
+    let exclude = |shop: &Shop| {
+        let server = format!("{}/32", shop.pod("street/dns").ip4());
+        vec![("AQUIFER_EXCLUDE_OUTBOUND_CIDRS", server)]
+    };
+    let Some(hosted) = Hosted::of(outside, exclude) else { return };
+    let street = hosted.shop.pod("street/dns");
+    let _server = street.dnsmasq(&["--address=/cluster.local/192.0.2.7"]).unwrap();
+    hosted.until_answered("192.0.2.53");
+    assert_eq!(hosted.asks(&street.ip4().to_string()), "192.0.2.7");
 }

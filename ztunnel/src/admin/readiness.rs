@@ -27,7 +27,7 @@ impl Readiness {
     }
 
     /// A task the daemon is not ready without, pending from here on. Istio's names: `state manager`, `proxy`,
-    /// `dns proxy`, `workload proxy manager`.
+    /// `dns proxy`, `workload proxy manager`. In dedicated mode `host` is in place of the last.
     pub fn task(&self, name: &'static str) -> ReadyTask {
         self.with(|pending| pending.insert(name));
         ReadyTask { readiness: self.clone(), name }

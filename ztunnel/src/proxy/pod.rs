@@ -16,7 +16,7 @@ use crate::{
 const RECORD_LIMIT: Duration = Duration::from_secs(5);
 
 /// A pod that is being served.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pod {
     /// Its unique name.
     pub uid: PodUid,

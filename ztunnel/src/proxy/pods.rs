@@ -3,6 +3,7 @@
 //! In: pods announced and taken back by their sources. Out: traffic captured, or an [`AddError`] and nothing left
 //! behind. Lives on the control thread.
 
+mod claims;
 mod itself;
 mod on_host;
 mod wanted;
@@ -20,7 +21,7 @@ use mesh::identity::Spiffe;
 use metrics::counter;
 use tokio::{runtime::RuntimeMetrics, sync::watch};
 
-use self::{itself::Itself, on_host::Host, wanted::Wanted};
+use self::{claims::Claims, itself::Itself, on_host::Host, wanted::Wanted};
 use super::{DataThreads, Node, Pod, thread::ThreadListeners};
 use crate::{
     admin::{PodState, PodStatus},
@@ -51,7 +52,7 @@ pub struct Pods {
 #[derive(Clone)]
 struct Refused {
     wanted: Wanted,
-    source: Source,
+    claims: Claims,
 }
 
 /// What other threads see of the table.
@@ -59,8 +60,7 @@ pub type Listing = Arc<Mutex<BTreeMap<PodUid, PodStatus>>>;
 
 struct Served {
     pod: Arc<Pod>,
-    /// Who announced it and has not taken it back.
-    sources: Vec<Source>,
+    claims: Claims,
 }
 
 /// Who announced a pod.
@@ -146,7 +146,8 @@ impl Pods {
         let up = served.iter().map(|(uid, served)| (uid.clone(), status(&served.pod)));
         let itself = self.itself.borrow().as_ref().map(|itself| (itself.uid(), itself.status()));
         let listed = pending.chain(up).chain(itself).collect();
-        let agents = refused.values().filter(|refused| refused.source == Source::NodeAgent).count();
+        let agents =
+            refused.values().filter(|refused| refused.claims.has(Source::NodeAgent)).count();
         self.waiting.send_if_modified(|waiting| std::mem::replace(waiting, agents) != agents);
         *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = listed;
     }
@@ -159,10 +160,10 @@ impl Pods {
             return Err(AddError::DaemonUid { uid: announced.uid });
         }
         let wanted = Wanted::of(announced)?;
-        self.attempt(&wanted, source).inspect_err(|_| self.refuse(wanted, source))
+        self.attempt(&wanted, &source.into()).inspect_err(|_| self.refuse(wanted, source.into()))
     }
 
-    fn attempt(&self, wanted: &Wanted, source: Source) -> Result<(), AddError> {
+    fn attempt(&self, wanted: &Wanted, claims: &Claims) -> Result<(), AddError> {
         let (uid, cookie) = (&wanted.uid, wanted.netns.cookie());
         self.check_netns(wanted)?;
         let former = self.served.borrow().get(uid).map(|served| served.pod.clone());
@@ -178,18 +179,27 @@ impl Pods {
         let pod = wanted.pod(&self.node)?;
         match former {
             Some(former) if former.netns.cookie() == cookie && former.is_described_as(&pod) => {
-                self.name_source(uid, source);
+                self.claim(uid, claims);
             }
             // What changed is put in force over the former, which stays captured meanwhile.
-            Some(_) | None => self.serve(pod, wanted.scope, source)?,
+            Some(_) | None => self.serve(pod, wanted.scope, claims)?,
         }
-        self.refused.borrow_mut().remove(uid);
+        // Whoever announced it while it was refused has it served now.
+        let waited = self.refused.borrow_mut().remove(uid);
+        if let Some(waited) = waited {
+            self.claim(uid, &waited.claims);
+        }
         self.list();
         Ok(())
     }
 
-    fn refuse(&self, wanted: Wanted, source: Source) {
-        self.refused.borrow_mut().insert(wanted.uid.clone(), Refused { wanted, source });
+    fn refuse(&self, wanted: Wanted, mut claims: Claims) {
+        let mut refused = self.refused.borrow_mut();
+        if let Some(former) = refused.get(&wanted.uid) {
+            claims.join(&former.claims);
+        }
+        refused.insert(wanted.uid.clone(), Refused { wanted, claims });
+        drop(refused);
         self.list();
     }
 
@@ -200,10 +210,10 @@ impl Pods {
         }
         self.serve_itself();
         let waiting: Vec<_> = self.refused.borrow().values().cloned().collect();
-        for Refused { wanted, source } in waiting {
-            if let Err(error) = self.attempt(&wanted, source) {
+        for Refused { wanted, claims } in waiting {
+            if let Err(error) = self.attempt(&wanted, &claims) {
                 tracing::warn!(uid = %wanted.uid, pod = %wanted.name, %error, "a pod is still not served");
-                self.refuse(wanted, source);
+                self.refuse(wanted, claims);
             }
         }
     }
@@ -223,21 +233,21 @@ impl Pods {
         }
     }
 
-    fn name_source(&self, uid: &PodUid, source: Source) {
-        if let Some(served) = self.served.borrow_mut().get_mut(uid)
-            && !served.sources.contains(&source)
-        {
-            served.sources.push(source);
+    fn claim(&self, uid: &PodUid, claims: &Claims) {
+        if let Some(served) = self.served.borrow_mut().get_mut(uid) {
+            served.claims.join(claims);
         }
     }
 
-    fn serve(&self, pod: Pod, scope: Scope, source: Source) -> Result<(), AddError> {
+    fn serve(&self, pod: Pod, scope: Scope, claims: &Claims) -> Result<(), AddError> {
         let pod = self.start(pod, scope)?;
         tracing::info!(uid = %pod.uid, pod = %pod.name, namespace = %pod.namespace, ips = ?pod.ips, "pod captured");
         let former = self.served.borrow_mut().remove(&pod.uid);
-        let sources = former.as_ref().map_or_else(Vec::new, |former| former.sources.clone());
-        self.served.borrow_mut().insert(pod.uid.clone(), Served { pod: pod.clone(), sources });
-        self.name_source(&pod.uid, source);
+        let mut claims = claims.clone();
+        if let Some(former) = &former {
+            claims.join(&former.claims);
+        }
+        self.served.borrow_mut().insert(pod.uid.clone(), Served { pod: pod.clone(), claims });
         match former {
             Some(former) => former.pod.removed.cancel(),
             None => counter!("workload_manager_proxies_started_total").increment(1),
@@ -274,36 +284,33 @@ impl Pods {
         if sources == Sources::Own {
             pod.source_address = SourceAddress::Pod;
         }
+        let mut asker = None;
         if scope == Scope::Host {
             let shown = self.node.capture.show_daemon();
-            let kept = listeners.try_clone();
-            shown.and(kept).map_or_else(
-                |source| Err(AddError::Listen { source }),
-                |listeners| {
-                    self.host.replace(Some(Host { capture, listeners }));
-                    Ok(())
-                },
-            )?;
+            let kept = shown.and_then(|()| listeners.try_clone()).map_err(listen)?;
+            let host = Host::new(&pod, capture, kept);
+            asker = Some(host.asker.clone());
+            self.host.replace(Some(host));
         }
         let pod = Arc::new(pod);
-        let PodListeners { outbound, plaintext, hbone, mut dns } = listeners;
-        // Pods are dealt to the threads by their namespaces' cookies, which are counted up.
-        let of_dns = usize::try_from(pod.netns.cookie()).unwrap_or(0) % count.get();
+        let PodListeners { outbound, plaintext, hbone, dns } = listeners;
         let listeners = outbound
             .into_iter()
             .zip(plaintext)
             .zip(hbone)
-            .enumerate()
-            .map(|(index, ((outbound, plaintext), hbone))| {
-                let dns = if index == of_dns { dns.take() } else { None };
+            .map(|((outbound, plaintext), hbone)| {
                 let (outbound, plaintext, hbone) = (Some(outbound), Some(plaintext), Some(hbone));
-                ThreadListeners { outbound, plaintext, hbone, dns }
+                ThreadListeners { outbound, plaintext, hbone }
             })
             .collect();
-        self.threads.serve(&pod, listeners).map_err(|error| {
-            pod.removed.cancel();
-            AddError::Thread { reason: error.to_string() }
-        })?;
+        let asker = asker.as_ref().unwrap_or(&pod);
+        let served = self.threads.serve(&pod, listeners);
+        served
+            .and_then(|()| dns.map_or(Ok(()), |dns| self.threads.serve_dns(asker, dns)))
+            .map_err(|error| {
+                pod.removed.cancel();
+                AddError::Thread { reason: error.to_string() }
+            })?;
         self.prefetch(&pod);
         Ok(pod)
     }
@@ -331,6 +338,11 @@ impl Pods {
 
     fn remove(&self, uid: &PodUid) {
         self.give_up(uid);
+        self.release(uid);
+    }
+
+    /// Serves a pod no longer. Waiting to be served again, it stays captured.
+    fn release(&self, uid: &PodUid) {
         let Some(served) = self.served.borrow_mut().remove(uid) else { return };
         self.withdraw(uid, served.pod.netns.cookie());
         served.pod.removed.cancel();
@@ -349,11 +361,15 @@ impl Pods {
         }
     }
 
-    /// Ends the capture of a namespace that no pod is served in.
+    /// Ends the capture of a namespace that no pod is served in, nor waits to be.
     fn withdraw(&self, uid: &PodUid, cookie: u64) {
-        if self.served.borrow().values().any(|served| served.pod.netns.cookie() == cookie) {
+        let (served, refused) = (self.served.borrow(), self.refused.borrow());
+        if served.values().any(|served| served.pod.netns.cookie() == cookie)
+            || refused.values().any(|refused| refused.wanted.netns.cookie() == cookie)
+        {
             return;
         }
+        drop((served, refused));
         if let Err(error) = self.node.capture.withdraw(cookie) {
             tracing::error!(%uid, %error, "the capture of a removed pod is not wholly undone");
         }
@@ -386,27 +402,31 @@ impl PodTable for SourceView {
     }
 
     fn remove(&self, uid: &PodUid) {
-        let mut named_by_others = false;
-        if let Some(served) = self.pods.served.borrow_mut().get_mut(uid) {
-            served.sources.retain(|source| *source != self.source);
-            named_by_others = !served.sources.is_empty();
-        }
-        if !named_by_others {
-            self.pods.remove(uid);
-        } else if self.waiting().contains(uid) {
+        let is_refused_nobodys = {
+            let mut refused = self.pods.refused.borrow_mut();
+            refused.get_mut(uid).is_some_and(|refused| refused.claims.leave(self.source))
+        };
+        let is_served_nobodys = {
+            let mut served = self.pods.served.borrow_mut();
+            served.get_mut(uid).is_some_and(|served| served.claims.leave(self.source))
+        };
+        if is_refused_nobodys {
             self.pods.give_up(uid);
+        }
+        if is_served_nobodys {
+            self.pods.release(uid);
         }
     }
 
     fn uids(&self) -> Vec<PodUid> {
         let served = self.pods.served.borrow();
-        let own = served.iter().filter(|(_, served)| served.sources.contains(&self.source));
+        let own = served.iter().filter(|(_, served)| served.claims.has(self.source));
         own.map(|(uid, _)| uid.clone()).collect()
     }
 
     fn waiting(&self) -> Vec<PodUid> {
         let refused = self.pods.refused.borrow();
-        let own = refused.iter().filter(|(_, refused)| refused.source == self.source);
+        let own = refused.iter().filter(|(_, refused)| refused.claims.has(self.source));
         own.map(|(uid, _)| uid.clone()).collect()
     }
 }

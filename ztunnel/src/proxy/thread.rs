@@ -83,6 +83,7 @@ struct Handle {
 
 enum Order {
     Serve { pod: Arc<Pod>, listeners: ThreadListeners },
+    Dns { pod: Arc<Pod>, listeners: DnsListeners },
     Tunnel { pod: Arc<Pod>, tcp: std::net::TcpStream, peer: SocketAddr, held: Held },
 }
 
@@ -92,8 +93,6 @@ pub(super) struct ThreadListeners {
     pub(super) outbound: Option<std::net::TcpListener>,
     pub(super) plaintext: Option<std::net::TcpListener>,
     pub(super) hbone: Option<std::net::TcpListener>,
-    /// A pod's queries are all one thread's.
-    pub(super) dns: Option<DnsListeners>,
 }
 
 /// One data thread.
@@ -173,6 +172,13 @@ impl DataThreads {
         Ok(())
     }
 
+    /// Gives one thread the pod's queries: pods are dealt by their namespaces' cookies, which are counted up.
+    pub(super) fn serve_dns(&self, pod: &Arc<Pod>, listeners: DnsListeners) -> Result<(), Stuck> {
+        let index = usize::try_from(pod.netns.cookie()).unwrap_or(0) % self.count();
+        let order = Order::Dns { pod: pod.clone(), listeners };
+        self.handles[index].orders.try_send(order).map_err(|_| Stuck { index })
+    }
+
     /// Waits for the threads, which end when the node's `ending` token is cancelled.
     pub fn join(&self) {
         let joins = std::mem::take(&mut *self.joins.lock().unwrap_or_else(PoisonError::into_inner));
@@ -238,6 +244,11 @@ impl DataThread {
                             tracing::error!(thread = self.index, %error, "cannot listen for a pod");
                         }
                     }
+                    Some(Order::Dns { pod, listeners }) => {
+                        if let Err(error) = dns::serve(&self.node, &pod, listeners) {
+                            tracing::error!(thread = self.index, %error, "cannot take a pod's queries");
+                        }
+                    }
                     Some(Order::Tunnel { pod, tcp, peer, held }) => {
                         self.take_tunnel(&pod, tcp, peer, held);
                     }
@@ -255,9 +266,6 @@ impl DataThread {
         let outbound = listener(listeners.outbound)?;
         let plaintext = listener(listeners.plaintext)?;
         let hbone = listener(listeners.hbone)?;
-        if let Some(dns) = listeners.dns {
-            dns::serve(&self.node, &pod, dns)?;
-        }
         let budget = Some(pod.share.windows());
         let hbone_config = HboneConfig { budget, ..self.node.hbone.clone() };
         let pool = Pool::new(hbone_config.clone());
