@@ -14,7 +14,9 @@ use ebpf_common::{Asker, DNS_PORT, DOMAIN_PORT, HOST, Ip, OriginalDestination, P
 
 use crate::{
     maps::{ASKED, PODS, Socket, is_daemon},
-    outbound::{Captured, Family, Uncaptured, is_excluded, is_local, listener, port, set_port, socket},
+    outbound::{
+        Captured, Family, Uncaptured, is_excluded, is_local, listener, port, set_port, socket,
+    },
 };
 
 /// First of the ports tried for a socket that has none: the usual range of ephemeral ones.

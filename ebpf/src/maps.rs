@@ -10,10 +10,15 @@ use core::{
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, SockHash},
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get},
+    helpers::generated::{
+        bpf_get_current_pid_tgid, bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get,
+    },
     macros::btf_map,
 };
-use ebpf_common::{Address, Asker, Counter, ExcludedPort, Flow, HOST, Ip, ListenKey, OriginalDestination, OUTBOUND_PORT, Pod, TCP};
+use ebpf_common::{
+    Address, Asker, Counter, ExcludedPort, Flow, HOST, Ip, ListenKey, OUTBOUND_PORT,
+    OriginalDestination, Pod, TCP,
+};
 
 /// Pods on one node; Kubernetes' usual limit is 110.
 const MAX_PODS: usize = 4096;

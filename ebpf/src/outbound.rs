@@ -6,7 +6,8 @@
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr, btf_maps::lpm_trie::Key, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext,
+    bindings::bpf_sock_addr, btf_maps::lpm_trie::Key, helpers::generated::bpf_get_netns_cookie,
+    programs::SockAddrContext,
 };
 use ebpf_common::{
     Counter, DNS_PORT, DOMAIN_PORT, FAIL_OPEN, HBONE_PORT, HOST, Ip, ListenKey, OUTBOUND_PORT,
