@@ -16,7 +16,7 @@ const PART: u64 = 8;
 
 /// Bytes that the tunnels of one owner may have received and nobody has taken. May be shared by threads.
 ///
-/// Every tunnel gets [`LEAST_BYTES`] whatever is left: limit their number to bound the sum.
+/// Every tunnel gets 64 KiB whatever is left: limit their number to bound the sum.
 #[derive(Debug)]
 pub struct WindowBudget {
     total: u64,

@@ -31,7 +31,7 @@ pub enum Change<'a> {
 pub struct Concern {
     /// All of them.
     pub everyone: bool,
-    /// Those whose peer [`Policy::could_match`].
+    /// Those whose peer a rule could match.
     pub matching: bool,
     /// Those that it allowed.
     pub allowed_by_it: bool,
