@@ -220,7 +220,14 @@ async fn forward(
         true => labels::answer_headers(workload),
         false => HeaderMap::new(),
     };
-    let stream = incoming.accept(answer).map_err(|error| failure::stream(&error))?;
+    let stream = match incoming.accept(answer) {
+        Ok(stream) => stream,
+        Err(error) => {
+            // The peer has reset it meanwhile: a mere close would tell the application of an orderly end.
+            crate::capture::reset(application);
+            return Err(failure::stream(&error));
+        }
+    };
     let note = CutNote::default();
     let outcome = hbone::splice(
         &permit,
