@@ -109,10 +109,11 @@ impl FileResolver for Rewritten {
 fn envoy_sources() -> Result<PathBuf, Box<dyn Error>> {
     let cargo = env::var_os("CARGO").ok_or("cargo sets CARGO")?;
     // Only what this host builds with was fetched: of other platforms' packages nothing is known offline.
-    let host = env::var("HOST")?;
+    let host = env::var_os("HOST").ok_or("cargo sets HOST")?;
     let output = Command::new(cargo)
         .args(["metadata", "--format-version", "1", "--offline", "--locked"])
-        .args(["--filter-platform", &host])
+        .arg("--filter-platform")
+        .arg(host)
         .output()?;
     if !output.status.success() {
         return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());

@@ -57,7 +57,7 @@ impl<'a> Services<'a> {
             }
         }
         let distribution = manifests.namespaces.iter().filter_map(|namespace| {
-            let value = namespace.spec.annotations.get(TRAFFIC_DISTRIBUTION)?;
+            let value = namespace.meta.annotations.get(TRAFFIC_DISTRIBUTION)?;
             Some((&*namespace.meta.name, value.as_str()))
         });
         let distribution = distribution.collect();
@@ -89,9 +89,10 @@ impl<'a> Services<'a> {
         &'b self,
         namespace: &'b str,
         name: &'b str,
+        labels: &'b Labels,
         pod: &'b Pod,
     ) -> impl Iterator<Item = (String, PortList)> + 'b {
-        let selecting = self.selectors.matching(namespace, &pod.labels);
+        let selecting = self.selectors.matching(namespace, labels);
         let selecting = selecting.map(|service| (self.key(service), pod_ports(&service.spec, pod)));
         let naming = self.by_pod.get(&(namespace, name)).into_iter().flatten();
         let naming = naming
@@ -135,7 +136,7 @@ impl<'a> Services<'a> {
         let (scopes, mode): (&[Scope], _) = if spec.node_local {
             (&[Scope::Node], Mode::Strict)
         } else {
-            let annotated = spec.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str);
+            let annotated = service.meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str);
             let inherited = || self.distribution.get(&*service.meta.namespace).copied();
             let wanted = spec.traffic_distribution.as_deref().or(annotated).or_else(inherited);
             match wanted {

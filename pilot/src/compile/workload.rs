@@ -30,23 +30,23 @@ impl Workloads<'_> {
     pub(crate) fn compile(&self) -> impl Iterator<Item = Workload> {
         let nodes = self.manifests.nodes.iter();
         let nodes: HashMap<&str, Locality> = nodes
-            .filter_map(|node| Some((&*node.meta.name, locality(&node.spec.labels)?)))
+            .filter_map(|node| Some((&*node.meta.name, locality(&node.meta.labels)?)))
             .collect();
         let namespaces = self.manifests.namespaces.iter();
-        let namespaces: HashMap<&str, &Namespace> =
-            namespaces.map(|namespace| (&*namespace.meta.name, &namespace.spec)).collect();
+        let namespaces: HashMap<&str, &Object<Namespace>> =
+            namespaces.map(|namespace| (&*namespace.meta.name, &**namespace)).collect();
         let pods = self.manifests.pods.iter().filter(|pod| {
             // Neither takes a connection, and an ended pod's address may be another's.
             pod.spec.state != PodState::Ended && !pod.spec.addresses.is_empty()
         });
         let pods = pods.map(move |pod| {
             let namespace = namespaces.get(&*pod.meta.namespace).copied();
-            let labels = namespace.map(|namespace| &namespace.labels);
+            let labels = namespace.map(|namespace| &namespace.meta.labels);
             let enrolled = is_enrolled(&pod.meta, &pod.spec, labels);
             let mut limits = pod.spec.limits;
             if let Some(namespace) = namespace {
                 limits.connection_rate =
-                    limits.connection_rate.or(namespace.limits.connection_rate);
+                    limits.connection_rate.or(namespace.spec.limits.connection_rate);
             }
             Workload {
                 extensions: limits.extension().into_iter().collect(),
@@ -59,14 +59,14 @@ impl Workloads<'_> {
 
     fn pod(&self, pod: &Object<Pod>, enrolled: Enrolled, locality: Option<Locality>) -> Workload {
         let Object { meta, spec } = pod;
-        let first = |keys: &[&str]| keys.iter().find_map(|key| spec.labels.get(*key)).cloned();
+        let first = |keys: &[&str]| keys.iter().find_map(|key| meta.labels.get(*key)).cloned();
         let canonical_name =
             first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
         let canonical_revision =
             first(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
-        let mut policies: Vec<_> = self.policies.selecting(&meta.namespace, &spec.labels);
-        policies.extend(self.modes.policy_for(&meta.namespace, &spec.labels));
-        let services = self.services.leading_to(&meta.namespace, &meta.name, spec);
+        let mut policies: Vec<_> = self.policies.selecting(&meta.namespace, &meta.labels);
+        policies.extend(self.modes.policy_for(&meta.namespace, &meta.labels));
+        let services = self.services.leading_to(&meta.namespace, &meta.name, &meta.labels, spec);
         let status = match spec.state {
             PodState::Ready => WorkloadStatus::Healthy,
             PodState::NotReady | PodState::Ended => WorkloadStatus::Unhealthy,
@@ -165,23 +165,23 @@ enum Enrolled {
 /// A node agent writes an annotation once it has captured a pod. In a folder there may be none to write it, and the
 /// intent of the labels counts as soon as nothing contradicts it.
 fn is_enrolled(meta: &Meta, pod: &Pod, namespace: Option<&Labels>) -> Enrolled {
-    let tunnels = pod.labels.get("networking.istio.io/tunnel");
+    let tunnels = meta.labels.get("networking.istio.io/tunnel");
     if tunnels.is_some_and(|list| list.split(',').any(|name| name == "http")) {
         return Enrolled::Native;
     }
-    match pod.annotations.get("ambient.istio.io/redirection").map(String::as_str) {
+    match meta.annotations.get("ambient.istio.io/redirection").map(String::as_str) {
         Some("enabled") => return Enrolled::Captured,
         // `pending` and the like: known, and not captured.
         Some(_) => return Enrolled::No,
         None => {}
     }
     let daemon = &*meta.namespace == "istio-system"
-        && pod.labels.get("app").is_some_and(|app| app == "ztunnel");
+        && meta.labels.get("app").is_some_and(|app| app == "ztunnel");
     let excluded = pod.host_network
         || daemon
         || &*meta.namespace == "kube-system"
-        || pod.annotations.contains_key("sidecar.istio.io/status");
-    let wanted = match dataplane_mode(&pod.labels) {
+        || meta.annotations.contains_key("sidecar.istio.io/status");
+    let wanted = match dataplane_mode(&meta.labels) {
         Some("ambient") => true,
         Some("none") => false,
         Some(_) | None => namespace.and_then(dataplane_mode) == Some("ambient"),

@@ -8,33 +8,17 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    AuthorizationPolicy, EndpointSlice, Meta, Namespace, Node, Object, PeerAuthentication, Pod,
-    PodState, Problem, Resource, Selector, Service, Severity,
-};
-
-/// Every resource that is served, by kind.
-#[derive(Clone, Debug, Default)]
-#[expect(missing_docs, reason = "each field is the kind it is named for")]
-pub struct Manifests {
-    pub namespaces: Vec<Arc<Object<Namespace>>>,
-    pub nodes: Vec<Arc<Object<Node>>>,
-    pub pods: Vec<Arc<Object<Pod>>>,
-    pub services: Vec<Arc<Object<Service>>>,
-    pub endpoint_slices: Vec<Arc<Object<EndpointSlice>>>,
-    pub authorization_policies: Vec<Arc<Object<AuthorizationPolicy>>>,
-    pub peer_authentications: Vec<Arc<Object<PeerAuthentication>>>,
-}
+use super::{Kind, Manifests, Meta, Object, PodState, Problem, Resource, Selector, Severity};
 
 impl Manifests {
     /// Sorts resources by kind; of two with one name the first counts.
     pub fn gather<'a>(resources: impl IntoIterator<Item = &'a Resource>) -> (Self, Vec<Problem>) {
         let mut all = Self::default();
         let mut problems = Vec::new();
-        let mut seen: HashMap<(&str, &str, &str), &Meta> = HashMap::new();
+        let mut seen: HashMap<(Kind, &str, &str), &Meta> = HashMap::new();
         for resource in resources {
             let meta = resource.meta();
-            match seen.entry((meta.kind, &meta.namespace, &meta.name)) {
+            match seen.entry((resource.kind(), &meta.namespace, &meta.name)) {
                 Entry::Vacant(entry) => {
                     entry.insert(meta);
                     all.push(resource);
@@ -68,23 +52,6 @@ impl Manifests {
             }
         }
         problems
-    }
-
-    fn push(&mut self, resource: &Resource) {
-        match resource {
-            Resource::Namespace(object) => self.namespaces.push(Arc::clone(object)),
-            Resource::Node(object) => self.nodes.push(Arc::clone(object)),
-            Resource::Pod(object) => self.pods.push(Arc::clone(object)),
-            Resource::Service(object) => self.services.push(Arc::clone(object)),
-            Resource::ServiceAccount(_) => {}
-            Resource::EndpointSlice(object) => self.endpoint_slices.push(Arc::clone(object)),
-            Resource::AuthorizationPolicy(object) => {
-                self.authorization_policies.push(Arc::clone(object));
-            }
-            Resource::PeerAuthentication(object) => {
-                self.peer_authentications.push(Arc::clone(object));
-            }
-        }
     }
 
     /// An address that leads to two places would give the traffic of one to the other.

@@ -3,7 +3,7 @@
 //! In: a decoded object. Out: a small struct whose addresses and ports are parsed, and problems for those that cannot
 //! be. A Pod of Kubernetes takes kilobytes, and a folder may hold a hundred thousand.
 
-use std::{net::IpAddr, num::NonZeroU16};
+use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16};
 
 use k8s_openapi::{
     api::{core::v1, discovery::v1 as discovery},
@@ -22,10 +22,6 @@ use super::{
 /// What a Namespace says.
 #[derive(Debug)]
 pub struct Namespace {
-    /// Its labels.
-    pub labels: Labels,
-    /// Its annotations.
-    pub annotations: Labels,
     /// The waypoint of its Services.
     pub waypoint: UseWaypoint,
     /// Limits for connections, of its pods that set none.
@@ -35,17 +31,45 @@ pub struct Namespace {
 /// What a Node says.
 #[derive(Debug)]
 pub struct Node {
-    /// Its labels: they tell region and zone.
-    pub labels: Labels,
+    /// Its addresses, as its status has them.
+    pub addresses: Vec<NodeAddress>,
+}
+
+/// An address of a Node.
+#[derive(Debug, Eq, PartialEq)]
+pub struct NodeAddress {
+    /// `InternalIP`, `ExternalIP`, `Hostname` or the like.
+    pub kind: Box<str>,
+    /// The address.
+    pub address: Box<str>,
+}
+
+/// What a ConfigMap holds.
+#[derive(Debug, Default)]
+pub struct ConfigMap {
+    /// Texts by their names.
+    pub data: Labels,
+}
+
+/// What a Secret holds. Never printed.
+#[derive(Default)]
+pub struct Secret {
+    /// `type`, such as `kubernetes.io/tls`.
+    pub kind: Box<str>,
+    /// Bytes by their names.
+    pub data: BTreeMap<String, Vec<u8>>,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.data.keys().collect();
+        f.debug_struct("Secret").field("kind", &self.kind).field("data", &names).finish()
+    }
 }
 
 /// What a Pod says.
 #[derive(Debug)]
 pub struct Pod {
-    /// Its labels.
-    pub labels: Labels,
-    /// Its annotations, those of istio.io only.
-    pub annotations: Labels,
     /// Its service account, `default` if none is named.
     pub service_account: Box<str>,
     /// The node it is scheduled on; empty before that.
@@ -78,8 +102,6 @@ pub enum PodState {
 /// What a Service says.
 #[derive(Debug)]
 pub struct Service {
-    /// Its annotations, those of istio.io only.
-    pub annotations: Labels,
     /// What kind of Service it is.
     pub kind: ServiceKind,
     /// Its virtual addresses; none if it is headless.
@@ -169,15 +191,29 @@ pub struct SlicePort {
 }
 
 pub(crate) fn namespace(raw: v1::Namespace, report: &mut Report<'_>) -> Namespace {
-    let annotations = istio_annotations(&raw.metadata);
     let name = raw.metadata.name.as_deref().unwrap_or_default();
     let waypoint = use_waypoint(&raw.metadata, name, "its services", report);
     let limits = limits(&raw.metadata, LimitsOf::Namespace, report);
-    Namespace { labels: raw.metadata.labels.unwrap_or_default(), annotations, waypoint, limits }
+    Namespace { waypoint, limits }
 }
 
 pub(crate) fn node(raw: v1::Node) -> Node {
-    Node { labels: raw.metadata.labels.unwrap_or_default() }
+    let addresses = raw.status.and_then(|status| status.addresses).unwrap_or_default().into_iter();
+    let addresses =
+        addresses.map(|one| NodeAddress { kind: one.type_.into(), address: one.address.into() });
+    Node { addresses: addresses.collect() }
+}
+
+pub(crate) fn config_map(raw: v1::ConfigMap) -> ConfigMap {
+    ConfigMap { data: raw.data.unwrap_or_default() }
+}
+
+pub(crate) fn secret(raw: v1::Secret) -> Secret {
+    let mut data: BTreeMap<_, _> =
+        raw.data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, bytes.0)).collect();
+    let texts = raw.string_data.unwrap_or_default().into_iter();
+    data.extend(texts.map(|(name, text)| (name, text.into_bytes())));
+    Secret { kind: raw.type_.unwrap_or_default().into(), data }
 }
 
 pub(crate) fn pod(raw: v1::Pod, report: &mut Report<'_>) -> Option<Pod> {
@@ -188,7 +224,6 @@ pub(crate) fn pod(raw: v1::Pod, report: &mut Report<'_>) -> Option<Pod> {
     let status = raw.status.unwrap_or_default();
     let terminating = raw.metadata.deletion_timestamp.is_some();
     let state = pod_state(&status, terminating);
-    let annotations = istio_annotations(&raw.metadata);
     let waypoint = use_waypoint(&raw.metadata, namespace_of(&raw.metadata), "it", report);
     let limits = limits(&raw.metadata, LimitsOf::Pod, report);
     let mut named_ports = Vec::new();
@@ -208,8 +243,6 @@ pub(crate) fn pod(raw: v1::Pod, report: &mut Report<'_>) -> Option<Pod> {
         report.error("spec.serviceAccountName", format!("`{service_account}` is no DNS name"));
     }
     Some(Pod {
-        labels: raw.metadata.labels.unwrap_or_default(),
-        annotations,
         service_account: service_account.into(),
         node: spec.node_name.unwrap_or_default().into(),
         addresses: pod_addresses(&status, report),
@@ -255,7 +288,6 @@ fn pod_addresses(status: &v1::PodStatus, report: &mut Report<'_>) -> Vec<IpAddr>
 }
 
 pub(crate) fn service(raw: v1::Service, report: &mut Report<'_>) -> Option<Service> {
-    let annotations = istio_annotations(&raw.metadata);
     let Some(spec) = raw.spec else {
         report.error("spec", "missing");
         return None;
@@ -279,7 +311,6 @@ pub(crate) fn service(raw: v1::Service, report: &mut Report<'_>) -> Option<Servi
     let waypoint = use_waypoint(&raw.metadata, namespace_of(&raw.metadata), "it", report);
     let limits = limits(&raw.metadata, LimitsOf::Service, report);
     Some(Service {
-        annotations,
         kind,
         addresses: service_addresses(&spec, report),
         ip_families: spec.ip_families.clone().unwrap_or_default(),
@@ -449,12 +480,4 @@ fn address(text: &str, field: &str, report: &mut Report<'_>) -> Option<IpAddr> {
 
 fn namespace_of(metadata: &ObjectMeta) -> &str {
     metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)
-}
-
-/// Other annotations can be long, and nothing here reads them.
-fn istio_annotations(metadata: &ObjectMeta) -> Labels {
-    let all = metadata.annotations.iter().flatten();
-    all.filter(|(key, _)| key.contains("istio.io/"))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
 }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_yaml_ng::Value;
 
 use super::{
-    Meta, Object, Place, Problem, Resource, Severity, core,
-    kinds::{self, Kind, Verdict},
+    Kind, Labels, Meta, Object, Place, Problem, Resource, Severity, core, custom,
+    kinds::{self, Verdict},
     lines::{self, Part},
     security, security_check,
 };
@@ -176,7 +176,7 @@ fn plain_kind(text: &str) -> Option<Kind> {
 }
 
 /// Where a document's fields come from.
-enum Source<'a> {
+pub(super) enum Source<'a> {
     Text(&'a str),
     /// An item of a List.
     Item(Value),
@@ -267,6 +267,7 @@ fn read_list(items: Vec<Value>, report: Report<'_>, resources: &mut Vec<Resource
 
 fn read_kind(kind: Kind, source: Source<'_>, report: &mut Report<'_>) -> Option<Resource> {
     use api::{core::v1, discovery::v1 as discovery};
+    #[expect(clippy::wildcard_enum_match_arm, reason = "custom::read lists the others")]
     match kind {
         Kind::Namespace => {
             let raw: v1::Namespace = decode(source, report)?;
@@ -295,6 +296,16 @@ fn read_kind(kind: Kind, source: Source<'_>, report: &mut Report<'_>) -> Option<
                 (),
             )))
         }
+        Kind::ConfigMap => {
+            let raw: v1::ConfigMap = decode(source, report)?;
+            let meta = meta("ConfigMap", &raw.metadata, report)?;
+            Some(Resource::ConfigMap(object(meta, core::config_map(raw))))
+        }
+        Kind::Secret => {
+            let raw: v1::Secret = decode(source, report)?;
+            let meta = meta("Secret", &raw.metadata, report)?;
+            Some(Resource::Secret(object(meta, core::secret(raw))))
+        }
         Kind::EndpointSlice => {
             let raw: discovery::EndpointSlice = decode(source, report)?;
             let meta = meta("EndpointSlice", &raw.metadata, report)?;
@@ -314,15 +325,19 @@ fn read_kind(kind: Kind, source: Source<'_>, report: &mut Report<'_>) -> Option<
             security_check::peer_authentication(&raw.spec, report);
             Some(Resource::PeerAuthentication(object(meta, raw.spec)))
         }
+        other => custom::read(other, source, report),
     }
 }
 
-fn object<T>(meta: Meta, spec: T) -> Arc<Object<T>> {
+pub(super) fn object<T>(meta: Meta, spec: T) -> Arc<Object<T>> {
     Arc::new(Object { meta, spec })
 }
 
 /// Decodes strictly: every field that `T` does not have is an error.
-fn decode<T: DeserializeOwned>(source: Source<'_>, report: &mut Report<'_>) -> Option<T> {
+pub(super) fn decode<T: DeserializeOwned>(
+    source: Source<'_>,
+    report: &mut Report<'_>,
+) -> Option<T> {
     match source {
         Source::Text(text) => decode_from(serde_yaml_ng::Deserializer::from_str(text), report),
         Source::Item(value) => decode_from(value, report),
@@ -388,7 +403,7 @@ fn decode_error(report: &mut Report<'_>, field: &str, error: &serde_yaml_ng::Err
     });
 }
 
-fn meta(kind: &'static str, raw: &ObjectMeta, report: &mut Report<'_>) -> Option<Meta> {
+pub(super) fn meta(kind: &'static str, raw: &ObjectMeta, report: &mut Report<'_>) -> Option<Meta> {
     let namespace = raw.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
     if !is_dns_name(namespace) || namespace.contains('.') {
         report.error("metadata.namespace", format!("`{namespace}` is no DNS label"));
@@ -397,7 +412,11 @@ fn meta(kind: &'static str, raw: &ObjectMeta, report: &mut Report<'_>) -> Option
     named(kind, namespace, raw, report)
 }
 
-fn cluster_meta(kind: &'static str, raw: &ObjectMeta, report: &mut Report<'_>) -> Option<Meta> {
+pub(super) fn cluster_meta(
+    kind: &'static str,
+    raw: &ObjectMeta,
+    report: &mut Report<'_>,
+) -> Option<Meta> {
     if let Some(namespace) = &raw.namespace {
         report
             .error("metadata.namespace", format!("a {kind} has no namespace, found `{namespace}`"));
@@ -425,10 +444,21 @@ fn named(
         namespace: namespace.into(),
         name: name.into(),
         created: created.unwrap_or_default().into(),
+        generation: raw.generation.unwrap_or_default(),
+        labels: raw.labels.clone().unwrap_or_default(),
+        annotations: mesh_annotations(raw),
         place: report.place(""),
     };
     report.object = meta.title();
     Some(meta)
+}
+
+/// Other annotations can be long, and nothing here reads them.
+fn mesh_annotations(metadata: &ObjectMeta) -> Labels {
+    let all = metadata.annotations.iter().flatten();
+    all.filter(|(key, _)| key.contains("istio.io/") || key.contains("gateway.networking.k8s.io/"))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
 /// RFC 1123: what Kubernetes allows as a name. It becomes part of host names, file names and identities.

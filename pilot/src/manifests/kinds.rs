@@ -1,27 +1,9 @@
 //! Which kinds exist, and which of them this version serves.
 //!
 //! In: `apiVersion` and `kind` of a document. Out: a [`Verdict`]. A kind that exists elsewhere (a Deployment, a
-//! Gateway) may lie in the same folder and is passed over; one that exists nowhere is a mistake.
+//! Job) may lie in the same folder and is passed over; one that exists nowhere is a mistake.
 
-/// A kind that is served.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Kind {
-    Namespace,
-    Node,
-    Pod,
-    Service,
-    ServiceAccount,
-    EndpointSlice,
-    AuthorizationPolicy,
-    PeerAuthentication,
-}
-
-impl Kind {
-    /// Whether its objects live in namespaces.
-    pub(crate) fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
-    }
-}
+use super::Kind;
 
 /// What to do with a document.
 #[derive(Debug, Eq, PartialEq)]
@@ -31,25 +13,6 @@ pub(crate) enum Verdict {
     Wrong(String),
 }
 
-const SERVED: [(&str, &[&str], Kind); 8] = [
-    ("Namespace", &["v1"], Kind::Namespace),
-    ("Node", &["v1"], Kind::Node),
-    ("Pod", &["v1"], Kind::Pod),
-    ("Service", &["v1"], Kind::Service),
-    ("ServiceAccount", &["v1"], Kind::ServiceAccount),
-    ("EndpointSlice", &["discovery.k8s.io/v1"], Kind::EndpointSlice),
-    (
-        "AuthorizationPolicy",
-        &["security.istio.io/v1", "security.istio.io/v1beta1"],
-        Kind::AuthorizationPolicy,
-    ),
-    (
-        "PeerAuthentication",
-        &["security.istio.io/v1", "security.istio.io/v1beta1"],
-        Kind::PeerAuthentication,
-    ),
-];
-
 /// The kinds of the groups that a mesh's folder is made of, without those that are served. A kind of such a group
 /// that is not here is misspelt; any other group belongs to somebody else.
 const KNOWN: [(&str, &[&str]); 9] = [
@@ -57,7 +20,6 @@ const KNOWN: [(&str, &[&str]); 9] = [
         "",
         &[
             "Binding",
-            "ConfigMap",
             "Endpoints",
             "Event",
             "LimitRange",
@@ -66,54 +28,30 @@ const KNOWN: [(&str, &[&str]); 9] = [
             "PodTemplate",
             "ReplicationController",
             "ResourceQuota",
-            "Secret",
         ],
     ),
     ("apps", &["ControllerRevision", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"]),
     ("batch", &["CronJob", "Job"]),
     ("discovery.k8s.io", &[]),
-    ("security.istio.io", &["RequestAuthentication"]),
-    (
-        "networking.istio.io",
-        &[
-            "DestinationRule",
-            "EnvoyFilter",
-            "Gateway",
-            "ProxyConfig",
-            "ServiceEntry",
-            "Sidecar",
-            "VirtualService",
-            "WorkloadEntry",
-            "WorkloadGroup",
-        ],
-    ),
-    ("telemetry.istio.io", &["Telemetry"]),
-    ("extensions.istio.io", &["TrafficExtension", "WasmPlugin"]),
-    (
-        "gateway.networking.k8s.io",
-        &[
-            "BackendTLSPolicy",
-            "GRPCRoute",
-            "Gateway",
-            "GatewayClass",
-            "HTTPRoute",
-            "ListenerSet",
-            "ReferenceGrant",
-            "TCPRoute",
-            "TLSRoute",
-            "UDPRoute",
-        ],
-    ),
+    ("security.istio.io", &[]),
+    ("networking.istio.io", &[]),
+    ("telemetry.istio.io", &[]),
+    ("extensions.istio.io", &[]),
+    ("gateway.networking.k8s.io", &["ListenerSet", "UDPRoute"]),
 ];
 
 /// Says what a document of this version and kind is.
 pub(crate) fn judge(api_version: &str, kind: &str) -> Verdict {
     let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    if let Some((_, versions, served)) = SERVED.iter().find(|(name, versions, _)| {
-        *name == kind && versions.iter().any(|version| group_of(version) == group)
-    }) {
+    if let Some((_, versions, served)) = Kind::ALL
+        .iter()
+        .map(|kind| (kind.name(), kind.versions(), *kind))
+        .find(|(name, versions, _)| {
+            *name == kind && versions.iter().any(|version| group_of(version) == group)
+        })
+    {
         return if versions.contains(&api_version) {
-            Verdict::Served(*served)
+            Verdict::Served(served)
         } else {
             Verdict::Wrong(format!(
                 "{kind} is read as {}, not as {api_version}",
@@ -134,8 +72,8 @@ fn group_of(api_version: &str) -> &str {
 }
 
 fn hint(kind: &str) -> String {
-    match SERVED.iter().find(|(name, ..)| name.eq_ignore_ascii_case(kind)) {
-        Some((name, versions, _)) => format!(" ({name} is of {})", versions.join(" or ")),
+    match Kind::ALL.iter().find(|served| served.name().eq_ignore_ascii_case(kind)) {
+        Some(served) => format!(" ({} is of {})", served.name(), served.versions().join(" or ")),
         None => String::new(),
     }
 }
@@ -153,8 +91,10 @@ mod tests {
                 "PeerAuthentication",
                 Verdict::Served(Kind::PeerAuthentication),
             ),
-            ("networking.istio.io/v1", "VirtualService", Verdict::NotServed),
-            ("gateway.networking.k8s.io/v1", "Gateway", Verdict::NotServed),
+            ("networking.istio.io/v1", "VirtualService", Verdict::Served(Kind::VirtualService)),
+            ("gateway.networking.k8s.io/v1", "Gateway", Verdict::Served(Kind::Gateway)),
+            ("networking.istio.io/v1", "Gateway", Verdict::Served(Kind::IstioGateway)),
+            ("gateway.networking.k8s.io/v1", "UDPRoute", Verdict::NotServed),
             ("apps/v1", "Deployment", Verdict::NotServed),
             ("example.com/v1", "Pod", Verdict::NotServed),
             ("v1", "Podd", Verdict::Wrong("there is no kind Podd in v1".into())),

@@ -6,29 +6,38 @@
 mod across;
 pub(crate) mod attribute;
 mod core;
+mod custom;
 mod document;
+mod duration;
+pub mod extensions;
 mod folder;
+pub mod gateway_api;
 mod kinds;
 mod limits;
 mod lines;
+pub mod networking;
 mod problem;
+mod resource;
 mod security;
 mod security_check;
+pub mod telemetry;
 mod use_waypoint;
 
-pub use across::Manifests;
 pub use core::{
-    Endpoint, EndpointSlice, Namespace, Node, Pod, PodState, Service, ServiceKind, ServicePort,
-    SlicePort, TargetPort,
+    ConfigMap, Endpoint, EndpointSlice, Namespace, Node, NodeAddress, Pod, PodState, Secret,
+    Service, ServiceKind, ServicePort, SlicePort, TargetPort,
 };
 pub(crate) use document::is_dns_name;
 #[cfg(test)]
 pub(crate) use document::read_file as read_text;
+pub use duration::Duration;
 pub use folder::{Folder, FolderError};
 pub use problem::{Place, Problem, Severity};
+pub use resource::{Kind, Manifests, Resource, ServiceAccount};
 pub use security::{
-    Action, AuthorizationPolicy, Condition, From, Mtls, MtlsMode, Operation, PeerAuthentication,
-    PortKey, Provider, Rule, Selector, Source, TargetRef, To, Values,
+    Action, AuthorizationPolicy, ClaimToHeader, Condition, From, JwtHeader, JwtRule, Mtls,
+    MtlsMode, Operation, PeerAuthentication, PortKey, Provider, RequestAuthentication, Rule,
+    Selector, Source, TargetRef, To, Values,
 };
 
 pub use use_waypoint::UseWaypoint;
@@ -58,6 +67,12 @@ pub struct Meta {
     pub name: Arc<str>,
     /// `metadata.creationTimestamp` in RFC 3339, empty if absent: decides which of two equals wins.
     pub created: Box<str>,
+    /// `metadata.generation`, 0 if absent.
+    pub generation: i64,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its annotations, those of Istio and the Gateway API only.
+    pub annotations: Labels,
     /// Where it was read.
     pub place: Place,
 }
@@ -76,43 +91,6 @@ impl Meta {
     pub fn seniority(&self) -> (bool, &str, &str, &str) {
         // An object without a date is younger than any with one: a folder's objects have no age.
         (self.created.is_empty(), &self.created, &self.name, &self.namespace)
-    }
-}
-
-/// One resource of any kind that is served.
-#[derive(Clone, Debug)]
-pub enum Resource {
-    /// `v1 Namespace`.
-    Namespace(Arc<Object<Namespace>>),
-    /// `v1 Node`.
-    Node(Arc<Object<Node>>),
-    /// `v1 Pod`.
-    Pod(Arc<Object<Pod>>),
-    /// `v1 Service`.
-    Service(Arc<Object<Service>>),
-    /// `v1 ServiceAccount`.
-    ServiceAccount(Arc<Object<()>>),
-    /// `discovery.k8s.io/v1 EndpointSlice`.
-    EndpointSlice(Arc<Object<EndpointSlice>>),
-    /// `security.istio.io AuthorizationPolicy`.
-    AuthorizationPolicy(Arc<Object<AuthorizationPolicy>>),
-    /// `security.istio.io PeerAuthentication`.
-    PeerAuthentication(Arc<Object<PeerAuthentication>>),
-}
-
-impl Resource {
-    /// Who it is.
-    pub fn meta(&self) -> &Meta {
-        match self {
-            Self::Namespace(object) => &object.meta,
-            Self::Node(object) => &object.meta,
-            Self::Pod(object) => &object.meta,
-            Self::Service(object) => &object.meta,
-            Self::ServiceAccount(object) => &object.meta,
-            Self::EndpointSlice(object) => &object.meta,
-            Self::AuthorizationPolicy(object) => &object.meta,
-            Self::PeerAuthentication(object) => &object.meta,
-        }
     }
 }
 

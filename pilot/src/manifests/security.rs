@@ -4,17 +4,21 @@
 use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use schemars::JsonSchema;
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{self, DeserializeOwned},
 };
 
-use super::{Labels, document::Report};
+use super::{Duration, Labels, document::Report};
 
 /// A whole document of `security.istio.io`.
 #[derive(Deserialize)]
-#[serde(bound = "T: Default + DeserializeOwned")]
-pub(crate) struct Document<T> {
+#[serde(bound = "T: Default + DeserializeOwned, S: Default + DeserializeOwned")]
+pub(crate) struct Document<T, S = serde_yaml_ng::Value>
+where
+    S: Default,
+{
     #[serde(rename = "apiVersion")]
     _api_version: String,
     #[serde(rename = "kind")]
@@ -22,13 +26,13 @@ pub(crate) struct Document<T> {
     pub metadata: ObjectMeta,
     #[serde(default, deserialize_with = "null_is_default")]
     pub spec: T,
-    /// Written by a control plane; its content is not ours to check.
-    #[serde(rename = "status", default)]
-    _status: Option<serde_yaml_ng::Value>,
+    /// Written by a control plane; of most kinds its content is not ours to check.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub status: S,
 }
 
 /// Who may talk to whom.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AuthorizationPolicy {
     /// Which pods of the namespace it guards; all if there is none.
@@ -49,7 +53,7 @@ pub struct AuthorizationPolicy {
 }
 
 /// What a match means.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Action {
     /// The connection is allowed.
@@ -64,7 +68,7 @@ pub enum Action {
 }
 
 /// Pods by their labels.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Selector {
     /// Labels a pod must have.
@@ -72,24 +76,28 @@ pub struct Selector {
 }
 
 /// A resource that a policy is attached to.
-#[derive(Debug, Deserialize)]
-#[expect(dead_code, reason = "accepted and checked for unknown fields; waypoints read them")]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(default)]
 pub struct TargetRef {
-    group: Option<String>,
-    kind: String,
-    name: String,
-    namespace: Option<String>,
+    /// The group of its kind; empty for Kubernetes' own.
+    pub group: Option<String>,
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its namespace, which can only be the policy's.
+    pub namespace: Option<String>,
 }
 
 /// Who decides a [`Action::Custom`] policy.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Provider {
     /// Its name in the mesh's configuration.
     pub name: String,
 }
 
 /// One rule: from AND to AND when.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default)]
 pub struct Rule {
     /// Any of these sources.
@@ -101,7 +109,7 @@ pub struct Rule {
 }
 
 /// Wraps a [`Source`], as the format has it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default)]
 pub struct From {
     /// The source.
@@ -109,7 +117,7 @@ pub struct From {
 }
 
 /// Wraps an [`Operation`], as the format has it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default)]
 pub struct To {
     /// The operation.
@@ -120,7 +128,7 @@ pub struct To {
 pub type Values = Option<Vec<String>>;
 
 /// Who connects: all of these attributes.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(
     missing_docs,
@@ -144,7 +152,7 @@ pub struct Source {
 }
 
 /// What is asked for: all of these attributes.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(
     missing_docs,
@@ -162,7 +170,7 @@ pub struct Operation {
 }
 
 /// One attribute by its name.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// The attribute, such as `source.ip`.
@@ -174,7 +182,7 @@ pub struct Condition {
 }
 
 /// Whether plain text is taken.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PeerAuthentication {
     /// Which pods of the namespace; all if there is none.
@@ -186,7 +194,7 @@ pub struct PeerAuthentication {
 }
 
 /// Wraps a [`MtlsMode`], as the format has it.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(default)]
 pub struct Mtls {
     /// The mode.
@@ -194,7 +202,7 @@ pub struct Mtls {
 }
 
 /// Whether plain text is taken.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum MtlsMode {
     /// As the next wider scope says.
@@ -208,8 +216,59 @@ pub enum MtlsMode {
     Strict,
 }
 
+/// Whose tokens a request may carry.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RequestAuthentication {
+    /// Which pods of the namespace; all if there is none.
+    pub selector: Option<Selector>,
+    /// A waypoint or gateway it is attached to.
+    pub target_ref: Option<TargetRef>,
+    /// Waypoints or gateways it is attached to.
+    pub target_refs: Vec<TargetRef>,
+    /// Issuers that are trusted.
+    pub jwt_rules: Vec<JwtRule>,
+}
+
+/// One issuer of tokens.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the fields are those of Istio's reference, by the same names")]
+pub struct JwtRule {
+    pub issuer: String,
+    pub audiences: Vec<String>,
+    pub jwks_uri: String,
+    pub jwks: String,
+    pub from_headers: Vec<JwtHeader>,
+    pub from_params: Vec<String>,
+    pub from_cookies: Vec<String>,
+    pub output_payload_to_header: String,
+    pub forward_original_token: bool,
+    pub output_claim_to_headers: Vec<ClaimToHeader>,
+    pub timeout: Option<Duration>,
+    pub space_delimited_claims: Vec<String>,
+}
+
+/// A header that carries a token.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the fields are those of Istio's reference, by the same names")]
+pub struct JwtHeader {
+    pub name: String,
+    pub prefix: String,
+}
+
+/// A claim that is handed on.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the fields are those of Istio's reference, by the same names")]
+pub struct ClaimToHeader {
+    pub header: String,
+    pub claim: String,
+}
+
 /// A port as the key of a map: YAML has it as a number, JSON as a text.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct PortKey(pub u64);
 
 impl<'de> Deserialize<'de> for PortKey {

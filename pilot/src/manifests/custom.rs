@@ -1,0 +1,123 @@
+//! Decodes the kinds that are no part of Kubernetes itself: all have `metadata`, `spec` and `status`.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::{
+    Kind, Object, Resource,
+    document::{self, Report, Source},
+    gateway_api::{Gateway, GatewayStatus},
+    networking::{ServiceEntry, ServiceEntryStatus},
+    security::Document,
+};
+
+/// A spec that may take something of its object's status.
+pub(super) trait Spec: DeserializeOwned + Default {
+    /// What of the status is read; `Value` if nothing is.
+    type Status: DeserializeOwned + Default;
+
+    /// Takes what of the status matters.
+    fn with_status(self, _: Self::Status) -> Self {
+        self
+    }
+}
+
+macro_rules! without_status {
+    ($($spec:path,)+) => {
+        $(impl Spec for $spec {
+            type Status = serde_json::Value;
+        })+
+    };
+}
+
+without_status! {
+    super::extensions::EnvoyFilter,
+    super::extensions::TrafficExtension,
+    super::extensions::WasmPlugin,
+    super::gateway_api::BackendTlsPolicy,
+    super::gateway_api::GatewayClass,
+    super::gateway_api::GrpcRoute,
+    super::gateway_api::HttpRoute,
+    super::gateway_api::ReferenceGrant,
+    super::gateway_api::TcpRoute,
+    super::gateway_api::TlsRoute,
+    super::networking::DestinationRule,
+    super::networking::Gateway,
+    super::networking::ProxyConfig,
+    super::networking::Sidecar,
+    super::networking::VirtualService,
+    super::networking::WorkloadEntry,
+    super::networking::WorkloadGroup,
+    super::security::RequestAuthentication,
+    super::telemetry::Telemetry,
+}
+
+impl Spec for Gateway {
+    type Status = GatewayStatus;
+
+    fn with_status(self, status: GatewayStatus) -> Self {
+        Self { status, ..self }
+    }
+}
+
+impl Spec for ServiceEntry {
+    type Status = ServiceEntryStatus;
+
+    fn with_status(self, status: ServiceEntryStatus) -> Self {
+        Self { status, ..self }
+    }
+}
+
+/// Decodes an object of such a kind; of any other, nothing.
+pub(super) fn read(kind: Kind, source: Source<'_>, report: &mut Report<'_>) -> Option<Resource> {
+    Some(match kind {
+        Kind::GatewayClass => Resource::GatewayClass(read_as(kind, source, report)?),
+        Kind::Gateway => Resource::Gateway(read_as(kind, source, report)?),
+        Kind::HttpRoute => Resource::HttpRoute(read_as(kind, source, report)?),
+        Kind::GrpcRoute => Resource::GrpcRoute(read_as(kind, source, report)?),
+        Kind::TcpRoute => Resource::TcpRoute(read_as(kind, source, report)?),
+        Kind::TlsRoute => Resource::TlsRoute(read_as(kind, source, report)?),
+        Kind::ReferenceGrant => Resource::ReferenceGrant(read_as(kind, source, report)?),
+        Kind::BackendTlsPolicy => Resource::BackendTlsPolicy(read_as(kind, source, report)?),
+        Kind::VirtualService => Resource::VirtualService(read_as(kind, source, report)?),
+        Kind::DestinationRule => Resource::DestinationRule(read_as(kind, source, report)?),
+        Kind::ServiceEntry => Resource::ServiceEntry(read_as(kind, source, report)?),
+        Kind::WorkloadEntry => Resource::WorkloadEntry(read_as(kind, source, report)?),
+        Kind::WorkloadGroup => Resource::WorkloadGroup(read_as(kind, source, report)?),
+        Kind::IstioGateway => Resource::IstioGateway(read_as(kind, source, report)?),
+        Kind::Sidecar => Resource::Sidecar(read_as(kind, source, report)?),
+        Kind::ProxyConfig => Resource::ProxyConfig(read_as(kind, source, report)?),
+        Kind::EnvoyFilter => Resource::EnvoyFilter(read_as(kind, source, report)?),
+        Kind::RequestAuthentication => {
+            Resource::RequestAuthentication(read_as(kind, source, report)?)
+        }
+        Kind::Telemetry => Resource::Telemetry(read_as(kind, source, report)?),
+        Kind::WasmPlugin => Resource::WasmPlugin(read_as(kind, source, report)?),
+        Kind::TrafficExtension => Resource::TrafficExtension(read_as(kind, source, report)?),
+        Kind::Namespace
+        | Kind::Node
+        | Kind::Pod
+        | Kind::Service
+        | Kind::ServiceAccount
+        | Kind::ConfigMap
+        | Kind::Secret
+        | Kind::EndpointSlice
+        | Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication => return None,
+    })
+}
+
+fn read_as<T: Spec>(
+    kind: Kind,
+    source: Source<'_>,
+    report: &mut Report<'_>,
+) -> Option<Arc<Object<T>>> {
+    let raw: Document<T, T::Status> = document::decode(source, report)?;
+    let meta = if kind.is_namespaced() {
+        document::meta(kind.name(), &raw.metadata, report)?
+    } else {
+        document::cluster_meta(kind.name(), &raw.metadata, report)?
+    };
+    Some(document::object(meta, raw.spec.with_status(raw.status)))
+}
