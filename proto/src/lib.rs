@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod istio_proxy;
+
 pub use envoy_types::pb as envoy;
 pub use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 pub use envoy_types::pb::google::protobuf as google;

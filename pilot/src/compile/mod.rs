@@ -5,11 +5,11 @@
 //! input gives equal bytes.
 
 mod application_protocol;
+mod attachment;
 mod authorization;
 mod peer_authentication;
 mod selector;
 mod service;
-mod waypoint;
 mod workload;
 
 use std::{
@@ -169,7 +169,7 @@ impl NodeIdentities {
 pub fn compile(manifests: &Manifests, config: &MeshConfig) -> Compiled {
     let policies = authorization::Policies::of(&manifests.authorization_policies, config);
     let modes = peer_authentication::Modes::of(&manifests.peer_authentications, config);
-    let waypoints = waypoint::Waypoints::of(manifests, config);
+    let waypoints = attachment::Waypoints::of(manifests, config);
     let services = service::Services::of(manifests, config, &waypoints);
     let workloads = workload::Workloads {
         manifests,

@@ -7,7 +7,7 @@ use proto::workload::{
     load_balancing::{HealthPolicy, Mode, Scope},
 };
 
-use super::{MeshConfig, application_protocol, selector::Selectors, waypoint::Waypoints};
+use super::{MeshConfig, application_protocol, attachment::Waypoints, selector::Selectors};
 use crate::manifests::{
     EndpointSlice, Labels, Manifests, Object, Pod, Service, ServiceKind, SlicePort, TargetPort,
 };

@@ -8,10 +8,10 @@ use proto::workload::{
 
 use super::{
     MeshConfig,
+    attachment::Waypoints,
     authorization::Policies,
     peer_authentication::Modes,
     service::{Services, dataplane_mode, slice_ports},
-    waypoint::Waypoints,
 };
 use crate::manifests::{EndpointSlice, Labels, Manifests, Meta, Namespace, Object, Pod, PodState};
 
