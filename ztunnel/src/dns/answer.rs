@@ -75,6 +75,18 @@ pub fn answer(
         .map_or(Answer::Unknown, Answer::Known)
 }
 
+/// Whether a candidate is a name of the mesh, so that those behind it do not count.
+pub(super) fn decides(
+    snapshot: &Snapshot,
+    settings: &DnsSection,
+    client: &Client<'_>,
+    candidate: &Candidate,
+) -> bool {
+    // A name without addresses of a family is known nevertheless.
+    let asked = Asked { snapshot, settings, client, family: Family::Ipv4 };
+    asked.look_up(candidate).is_some()
+}
+
 struct Asked<'a> {
     snapshot: &'a Snapshot,
     settings: &'a DnsSection,

@@ -1,53 +1,61 @@
 //! What has to be asked of the control plane before a name can be answered, where the node does not have everything.
 //!
-//! In: the names that a query may stand for. Out: the keys of the services that they may be. Which of them counts is decided
-//! once the control plane has answered.
+//! In: the names that a query may stand for. Out: the keys of the services that they may be, asked for in the order in
+//! which they count: what comes behind the one that the mesh has is of no interest.
 
 use std::sync::Arc;
 
-use mesh::xds::{Key, Lookup, OnDemand};
+use mesh::{
+    store::Store,
+    xds::{Key, Lookup, OnDemand},
+};
 
-use super::{Client, DnsSection, candidates::candidates};
+use super::{
+    Client, DnsSection,
+    answer::decides,
+    candidates::{Candidate, candidates},
+};
 
-/// Has the store know what a name may stand for; `asker` is the client's uid. Whether the control plane has said so in time: if not, the name is neither
-/// known nor unknown.
+/// Has the store know what a name stands for; `asker` is the client's uid. Whether the control plane has said so in time:
+/// if not, the name is neither known nor unknown.
 pub(super) async fn ask(
     on_demand: &OnDemand,
+    store: &Store,
     settings: &DnsSection,
     client: &Client<'_>,
     asker: &Arc<str>,
     name: &str,
 ) -> bool {
-    for key in keys(settings, client, name) {
-        if !on_demand.touch(&key) && on_demand.want(asker, &key).await == Lookup::Unanswered {
-            return false;
+    let names = candidates(name, client.namespace, &settings.cluster_domain, client.resolv_conf);
+    let mut asked = Vec::new();
+    for candidate in &names {
+        if let Some(key) = key(settings, client, candidate).filter(|key| !asked.contains(key)) {
+            if !on_demand.touch(&key) && on_demand.want(asker, &key).await == Lookup::Unanswered {
+                return false;
+            }
+            asked.push(key);
+        }
+        if decides(&store.load(), settings, client, candidate) {
+            return true;
         }
     }
     true
 }
 
-/// The services that a name may be, or be a pod of. A host name of another kind is asked for in the client's own namespace:
+/// The service that a name may be, or be a pod of. A host name of another kind is asked for in the client's own namespace:
 /// which others have it cannot be asked.
-fn keys(settings: &DnsSection, client: &Client<'_>, name: &str) -> Vec<Key> {
+fn key(settings: &DnsSection, client: &Client<'_>, candidate: &Candidate) -> Option<Key> {
     let domain = &settings.cluster_domain;
-    let names = candidates(name, client.namespace, domain, client.resolv_conf);
-    let mut keys = Vec::new();
-    for candidate in names {
-        let host = candidate.host;
-        let below = host.strip_suffix(&**domain).and_then(|below| below.strip_suffix(".svc."));
-        let key = match below.map(|below| below.split('.').rev().collect::<Vec<_>>()).as_deref() {
-            Some([namespace, service, ..]) => Key::Host {
-                namespace: (*namespace).into(),
-                hostname: format!("{service}.{namespace}.svc.{domain}").into(),
-            },
-            Some(_) => continue,
-            None => Key::Host { namespace: client.namespace.into(), hostname: host.into() },
-        };
-        if !keys.contains(&key) {
-            keys.push(key);
-        }
+    let host = candidate.host.as_str();
+    let below = host.strip_suffix(&**domain).and_then(|below| below.strip_suffix(".svc."));
+    match below.map(|below| below.split('.').rev().collect::<Vec<_>>()).as_deref() {
+        Some([namespace, service, ..]) => Some(Key::Host {
+            namespace: (*namespace).into(),
+            hostname: format!("{service}.{namespace}.svc.{domain}").into(),
+        }),
+        Some(_) => None,
+        None => Some(Key::Host { namespace: client.namespace.into(), hostname: host.into() }),
     }
-    keys
 }
 
 #[cfg(test)]
@@ -58,6 +66,7 @@ mod tests {
     use crate::dns::ResolvConf;
 
     fn check(name: &str, expected: &[&str]) {
+        let host = name.to_owned();
         let settings = DnsSection {
             capture: true,
             port: 15053,
@@ -68,8 +77,8 @@ mod tests {
         };
         let resolv_conf = ResolvConf::default();
         let client = Client { namespace: "shop", network: "", resolv_conf: &resolv_conf };
-        let found: Vec<String> =
-            keys(&settings, &client, name).iter().map(ToString::to_string).collect();
+        let found = key(&settings, &client, &Candidate { host, stripped: None });
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert_eq!(found, expected);
     }
 

@@ -235,7 +235,15 @@ impl PodDns {
         };
         let node = &self.node;
         !node.on_demand.is_asking()
-            || on_demand::ask(&node.on_demand, &node.dns, &client, &workload.uid, &name).await
+            || on_demand::ask(
+                &node.on_demand,
+                &node.store,
+                &node.dns,
+                &client,
+                &workload.uid,
+                &name,
+            )
+            .await
     }
 
     fn of_mesh(&self, request: &Request, workload: &Workload) -> Option<Vec<u8>> {
