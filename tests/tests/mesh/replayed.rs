@@ -8,25 +8,25 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use testbed::{Cluster, Daemon, Process, binaries, daemon::DaemonConfig, wait_for};
+use testbed::{Cluster, Daemon, Pod, Process, binaries, daemon::DaemonConfig, wait_for};
 
 use crate::{
     recorded::{expected, missing},
     shop::{IN_FORCE, Shop},
 };
 
-const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
+pub(crate) const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 
 /// A daemon on node a of a cluster, and the folder that is played to it.
-struct Replayed {
-    folder: PathBuf,
-    replay: Process,
-    daemon: Daemon,
+pub(crate) struct Replayed {
+    pub(crate) folder: PathBuf,
+    pub(crate) replay: Process,
+    pub(crate) daemon: Daemon,
 }
 
 impl Replayed {
     /// Takes the place of the daemon of node a.
-    fn start(
+    pub(crate) fn start(
         cluster: &mut Cluster,
         name: &str,
         files: &[(&str, Value)],
@@ -63,7 +63,7 @@ impl Replayed {
 }
 
 /// Puts files in place of what is played, each at once.
-fn write(folder: &Path, files: &[(&str, Value)]) -> Result<()> {
+pub(crate) fn write(folder: &Path, files: &[(&str, Value)]) -> Result<()> {
     for (name, content) in files {
         fs::write(folder.join("next"), format!("{content:#}"))?;
         fs::rename(folder.join("next"), folder.join(name))?;
@@ -108,6 +108,15 @@ fn the_dump_holds_every_resource_that_a_real_istiod_sent_with_all_its_fields() {
     }
     let said = replayed.replay.log().unwrap();
     assert!(said.contains(" ACK ") && !said.contains(" NACK "), "{said}");
+}
+
+/// What a control plane says of a pod, without a tunnel: it is reached in the clear.
+pub(crate) fn workload_of(pod: &Pod) -> Value {
+    let spec = pod.spec();
+    json!({ "@type": ADDRESS, "workload": {
+        "uid": spec.name, "name": spec.name, "namespace": spec.namespace, "node": pod.node_name(),
+        "service_account": spec.service_account, "addresses": [base64(&pod.ip4().octets())],
+    } })
 }
 
 fn workload(uid: &str, address: &str) -> Value {
@@ -247,7 +256,7 @@ fn local_configuration_is_served_without_a_control_plane_and_followed() {
     assert_eq!(uids().unwrap(), json!(["b"]), "the last good state stays");
 }
 
-fn base64(bytes: &[u8; 4]) -> String {
+pub(crate) fn base64(bytes: &[u8; 4]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let number = bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)) << 4;
     let digit = |place: u32| DIGITS[usize::try_from(number >> (6 * place) & 63).unwrap()];
