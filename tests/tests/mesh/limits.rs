@@ -82,6 +82,84 @@ fn a_pod_takes_no_more_tunnels_than_it_may_have() {
     shop.attempt("shop/web", &to).unwrap();
 }
 
+/// Writes an annotation into a manifest of the cluster, below the line that its object has alone.
+fn annotate(shop: &Shop, file: &str, line: &str, annotation: &str) {
+    let manifest = fs::read_to_string(shop.cluster.manifest_dir().join(file)).unwrap();
+    assert_eq!(manifest.matches(line).count(), 1, "{line:?} in {manifest}");
+    let annotated = format!("{line}  annotations:\n    {annotation}\n");
+    shop.cluster.apply(file, &manifest.replace(line, &annotated)).unwrap();
+}
+
+fn annotate_pod(shop: &Shop, path: &str, annotation: &str) {
+    let pod = shop.pod(path);
+    let file = format!("{}-pods.yaml", pod.spec().namespace);
+    annotate(shop, &file, &format!("  uid: {}\n", pod.uid()), annotation);
+}
+
+/// What came of twenty connections at once, which end again.
+fn twenty(shop: &Shop, from: &str, to: &str) -> (u64, u64) {
+    shop.crowd(from, to, 20).report()
+}
+
+fn told(daemon: &Daemon, reason: &str) {
+    wait_for(reason, IN_FORCE, || {
+        let log = daemon.log()?;
+        ensure!(log.contains(&format!("reason=\"{reason}\"")), "{log}");
+        ensure!(failures(daemon, reason) >= 1.0, "it is not counted");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_pod_takes_as_many_connections_as_its_annotation_says() {
+    let Some(shop) = Shop::open() else { return };
+    let cart = format!("{}:7000", shop.pod("shop/cart").ip4());
+    assert_eq!(twenty(&shop, "shop/web", &cart), (20, 0));
+    annotate_pod(&shop, "shop/cart", "aquifer.io/max-connections: '5'");
+    wait_for("the limit", IN_FORCE, || {
+        let found = twenty(&shop, "shop/web", &cart);
+        ensure!(found == (5, 15), "{found:?}");
+        Ok(())
+    })
+    .unwrap();
+    told(shop.cluster.daemon("a").unwrap(), "connection_limit");
+    let near = format!("{}:7000", shop.pod("shop/near").ip4());
+    assert_eq!(twenty(&shop, "shop/web", &near), (20, 0), "it is another's limit");
+}
+
+#[test]
+fn a_pods_annotation_says_how_fast_it_connects() {
+    let Some(shop) = Shop::open() else { return };
+    let cart = format!("{}:7000", shop.pod("shop/cart").ip4());
+    annotate_pod(&shop, "shop/web", "aquifer.io/connection-rate: '1:5'");
+    wait_for("the rate", IN_FORCE, || {
+        let found = twenty(&shop, "shop/web", &cart);
+        ensure!(found.1 >= 10, "{found:?}");
+        Ok(())
+    })
+    .unwrap();
+    told(shop.cluster.daemon("a").unwrap(), "rate_limit");
+    assert_eq!(twenty(&shop, "shop/near", &cart), (20, 0), "it is another's rate");
+}
+
+#[test]
+fn a_namespaces_annotation_is_the_rate_of_its_pods_that_have_none() {
+    let Some(shop) = Shop::open() else { return };
+    let cart = format!("{}:7000", shop.pod("shop/cart").ip4());
+    annotate_pod(&shop, "shop/near", "aquifer.io/connection-rate: '1000'");
+    annotate(&shop, "shop.yaml", "  name: shop\n", "aquifer.io/connection-rate: '1:5'");
+    wait_for("the rate", IN_FORCE, || {
+        let found = twenty(&shop, "shop/web", &cart);
+        ensure!(found.1 >= 10, "{found:?}");
+        Ok(())
+    })
+    .unwrap();
+    told(shop.cluster.daemon("a").unwrap(), "rate_limit");
+    assert_eq!(twenty(&shop, "shop/near", &cart), (20, 0), "it has a rate of its own");
+    assert_eq!(twenty(&shop, "data/batch", &cart), (20, 0), "it is of another namespace");
+}
+
 #[test]
 fn without_descriptors_accepting_pauses_and_what_is_open_goes_on() {
     let script = std::env::temp_dir().join(format!("few-descriptors-{}", std::process::id()));
