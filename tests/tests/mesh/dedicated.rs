@@ -8,9 +8,9 @@ use crate::shop::Answer::{Refused, Served};
 use crate::shop::{Shop, description};
 
 /// The shop, and a host `shop/vm`: a namespace with a node name of its own, whose processes are not a pod.
-struct Hosted {
-    shop: Shop,
-    vm: Daemon,
+pub(crate) struct Hosted {
+    pub(crate) shop: Shop,
+    pub(crate) vm: Daemon,
 }
 
 impl Hosted {
@@ -19,7 +19,7 @@ impl Hosted {
     }
 
     /// As [`Hosted::open`], with more settings; `prepare` sees the host before its daemon starts.
-    fn of(
+    pub(crate) fn of(
         description: Builder,
         prepare: impl FnOnce(&Shop) -> Vec<(&'static str, String)>,
     ) -> Option<Hosted> {
@@ -52,7 +52,7 @@ impl Hosted {
         Some(Hosted { shop, vm })
     }
 
-    fn to(&self, path: &str) -> String {
+    pub(crate) fn to(&self, path: &str) -> String {
         format!("{}:7000", self.shop.pod(path).ip4())
     }
 
