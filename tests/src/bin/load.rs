@@ -96,6 +96,12 @@ enum Job {
         #[arg(long)]
         reset: Option<SocketAddr>,
     },
+    /// Makes one exchange, and resets the connection.
+    CutOff {
+        /// An echo server.
+        #[arg(long)]
+        to: SocketAddr,
+    },
     /// Asks a DNS server for the IPv4 addresses of a name, in datagrams.
     Names {
         #[command(flatten)]
@@ -167,6 +173,7 @@ fn main() -> Result<()> {
         }
         Job::Names { target, name } => print(&names::ask(target.to, &name, target.lasting())?),
         Job::Endings { parting, reset } => endings::check(parting, reset),
+        Job::CutOff { to } => endings::cut_off(to),
         Job::Say { to, text } => say(to, &text),
         Job::Idle { target, connections } => crowd::idle(target.to, connections),
     }

@@ -38,6 +38,20 @@ pub fn check(parting: SocketAddr, reset: Option<SocketAddr>) -> Result<()> {
     .map(drop)
 }
 
+/// Makes one exchange with an echo server, and resets the connection.
+///
+/// # Errors
+/// If there is no exchange.
+pub fn cut_off(to: SocketAddr) -> Result<()> {
+    let exchange = async |_| {
+        let mut stream = threads::connect(to).await.context("connecting")?;
+        stream.write_u8(7).await.context("sending")?;
+        stream.read_u8().await.context("waiting for the answer")?;
+        Ok(SockRef::from(&stream).set_linger(Some(Duration::ZERO))?)
+    };
+    threads::run(1, exchange).map(drop)
+}
+
 /// The server ends its half first; what the client sends afterwards arrives whole.
 async fn half_ended_by_server(to: SocketAddr) -> Result<()> {
     let mut stream = threads::connect(to).await.context("connecting")?;

@@ -144,6 +144,24 @@ fn our_daemon_moves_bytes_and_ends_through_envoy_as_server() {
 }
 
 #[test]
+fn a_reset_of_our_application_is_one_to_envoy_as_server() {
+    if !privilege::with_envoy() {
+        return;
+    }
+    let Some(shop) = with_native() else { return };
+    let envoy = server(&shop, 100);
+    let to = format!("{}:7000", shop.pod("street/native").ip4());
+    shop.attempt("shop/web", &to).unwrap();
+    let resets = || envoy.counter("http2.rx_reset").unwrap();
+    assert_eq!(resets(), 0, "an orderly end is none");
+    let load = testbed::binaries::ours("load").unwrap().display().to_string();
+    for count in 1..=3 {
+        shop.pod("shop/web").ask(&[&load, "cut-off", "--to", &to]).unwrap();
+        wait_until("Envoy to see the reset", IN_FORCE, || resets() == count).unwrap();
+    }
+}
+
+#[test]
 fn an_answer_that_ends_before_the_request_arrives_whole_though_envoy_resets_the_stream() {
     if !privilege::with_envoy() {
         return;
