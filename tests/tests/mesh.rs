@@ -5,6 +5,8 @@
 
 #[path = "mesh/address_reuse.rs"]
 mod address_reuse;
+#[path = "mesh/certificate_files.rs"]
+mod certificate_files;
 #[path = "mesh/certificates.rs"]
 mod certificates;
 #[path = "mesh/dedicated.rs"]
@@ -17,12 +19,18 @@ mod enrolment;
 mod envoy;
 #[path = "mesh/fabric.rs"]
 mod fabric;
+#[path = "mesh/floods.rs"]
+mod floods;
+#[path = "mesh/host_names.rs"]
+mod host_names;
 #[path = "mesh/limits.rs"]
 mod limits;
 #[path = "mesh/networks.rs"]
 mod networks;
 #[path = "mesh/node_agent.rs"]
 mod node_agent;
+#[path = "mesh/on_demand.rs"]
+mod on_demand;
 #[path = "mesh/open_connections.rs"]
 mod open_connections;
 #[path = "mesh/outage.rs"]
@@ -33,6 +41,8 @@ mod outbound;
 mod own_metrics;
 #[path = "mesh/peers.rs"]
 mod peers;
+#[path = "mesh/pending_policies.rs"]
+mod pending_policies;
 #[path = "mesh/policy.rs"]
 mod policy;
 #[path = "mesh/privilege.rs"]

@@ -8,10 +8,10 @@ use crate::certificates::{Files, Signer, Validity, issue};
 use crate::shop::Answer::{Refused, Served};
 use crate::shop::{IN_FORCE, Shop};
 
-const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+pub(crate) const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
-/// What the peer tool says when the stranger runs `job` against the tunnel port of `shop/cart`.
-fn peer(shop: &Shop, job: &str, files: Option<&Files>, rest: &[&str]) -> Vec<String> {
+/// The words that run `job` of the peer tool against the tunnel port of `shop/cart`.
+pub(crate) fn words(shop: &Shop, job: &str, files: Option<&Files>, rest: &[&str]) -> Vec<String> {
     let tool = binaries::ours("peer").unwrap().display().to_string();
     let to = format!("{}:15008", shop.pod("shop/cart").ip4());
     let mut words = vec![tool, job.to_owned(), "--to".to_owned(), to];
@@ -20,17 +20,28 @@ fn peer(shop: &Shop, job: &str, files: Option<&Files>, rest: &[&str]) -> Vec<Str
         words.extend(["--key".to_owned(), key.display().to_string()]);
     }
     words.extend(rest.iter().map(|word| (*word).to_owned()));
+    words
+}
+
+/// What the peer tool says when the stranger runs `job` against the tunnel port of `shop/cart`.
+pub(crate) fn peer(shop: &Shop, job: &str, files: Option<&Files>, rest: &[&str]) -> Vec<String> {
+    let words = words(shop, job, files, rest);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     shop.pod("street/stranger").ask(&words).unwrap().lines().map(str::to_owned).collect()
 }
 
-fn certificate(shop: &Shop, name: &str, identity: Option<&str>, when: Validity) -> Files {
+pub(crate) fn certificate(
+    shop: &Shop,
+    name: &str,
+    identity: Option<&str>,
+    when: Validity,
+) -> Files {
     let data = shop.cluster.control().unwrap().data();
     issue(&shop.cluster.plan().dir(), name, Signer::Mesh(&data), identity, when)
 }
 
 /// Does `act`: the daemon then has counted each of `failures` so many times more, has not panicked, and serves everyone else.
-fn counted<T>(shop: &Shop, failures: &[(&str, f64)], act: impl FnOnce() -> T) -> T {
+pub(crate) fn counted<T>(shop: &Shop, failures: &[(&str, f64)], act: impl FnOnce() -> T) -> T {
     let daemon = shop.cluster.daemon("b").unwrap();
     let count = |reason: &str| {
         let label = format!("reason=\"{reason}\"");

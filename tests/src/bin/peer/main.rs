@@ -3,25 +3,22 @@
 //! In: an address, perhaps a certificate, and what to send. Out: one line for each thing done, in words that tests compare.
 #![forbid(unsafe_code)]
 
+mod floods;
+mod tls;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use h2::client::SendRequest;
 use http::{Method, Request};
-use rustls::ClientConfig;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
+
+use floods::Abuse;
 
 /// Longer than any deadline of the daemon's.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -53,6 +50,19 @@ enum Job {
         #[arg(long, default_value_t = 5000)]
         streams: usize,
     },
+    /// Has many peers at once do one thing without end, and prints how often each of their ends was seen.
+    Abuse {
+        #[command(flatten)]
+        tunnel: Tunnel,
+        /// What they do.
+        what: Abuse,
+        /// The authority of their requests.
+        #[arg(long)]
+        authority: String,
+        /// How many peers.
+        #[arg(long, default_value_t = 1)]
+        peers: usize,
+    },
     /// Sends a text that is no TLS, and prints how the connection ends.
     Garbage {
         /// The tunnel port.
@@ -67,7 +77,7 @@ enum Job {
     },
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct Tunnel {
     /// The tunnel port.
     #[arg(long)]
@@ -86,6 +96,9 @@ async fn main() -> Result<()> {
         Job::Ask { tunnel, requests } => ask(&tunnel, &requests).await?,
         Job::Flood { tunnel, authority, streams } => {
             vec![flood(&tunnel, &authority, streams).await?]
+        }
+        Job::Abuse { tunnel, what, authority, peers } => {
+            floods::abuse(tunnel, what, authority, peers).await?
         }
         Job::Garbage { to } => {
             vec![send_and_wait(to, b"GET / HTTP/1.1\r\nHost: a tunnel\r\n\r\n").await?]
@@ -152,34 +165,20 @@ async fn flood(tunnel: &Tunnel, authority: &str, streams: usize) -> Result<Strin
 
 /// TLS and HTTP/2; the inner error is the daemon's refusal, in words.
 async fn open(tunnel: &Tunnel) -> Result<Result<SendRequest<bytes::Bytes>, String>> {
-    let tcp = TcpStream::connect(tunnel.to).await.context("connecting")?;
-    let connector = TlsConnector::from(Arc::new(tls(tunnel)?));
     let opening = async {
-        let tls = connector.connect(ServerName::IpAddress(tunnel.to.ip().into()), tcp).await;
-        let tls = tls.map_err(|error| format!("refused: {error}"))?;
-        let (client, connection) =
-            h2::client::handshake(tls).await.map_err(|error| format!("refused: {error}"))?;
-        tokio::spawn(connection);
-        Ok(client)
-    };
-    Ok(timeout(LIMIT, opening).await.unwrap_or_else(|_| Err("no answer".to_owned())))
-}
-
-fn tls(tunnel: &Tunnel) -> Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
-    let mut config = match (&tunnel.certificate, &tunnel.key) {
-        (Some(certificate), Some(key)) => {
-            let chain = CertificateDer::pem_file_iter(certificate)?.collect::<Result<_, _>>()?;
-            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key)?)?
+        let tls = match tls::connect(tunnel).await? {
+            Ok(tls) => tls,
+            Err(why) => return Ok(Err(why)),
+        };
+        match h2::client::handshake(tls).await {
+            Ok((client, connection)) => {
+                tokio::spawn(connection);
+                Ok(Ok(client))
+            }
+            Err(error) => Ok(Err(format!("refused: {error}"))),
         }
-        _ => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(config)
+    timeout(LIMIT, opening).await.unwrap_or_else(|_| Ok(Err("no answer".to_owned())))
 }
 
 async fn send_and_wait(to: SocketAddr, bytes: &[u8]) -> Result<String> {
@@ -194,53 +193,4 @@ async fn send_and_wait(to: SocketAddr, bytes: &[u8]) -> Result<String> {
         Ok(Err(error)) => format!("cut off after {after} s: {error}"),
         Err(_) => "not closed".to_owned(),
     })
-}
-
-/// Whoever answers is the one to be tested.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
