@@ -9,11 +9,12 @@ mod command;
 mod debian;
 mod ebpf;
 mod envoy;
+mod fuzz;
 mod place;
 mod run;
 mod tidy;
 
-use std::ffi::OsString;
+use std::{ffi::OsString, num::NonZeroU32, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -42,6 +43,8 @@ enum Job {
     Bench(PassedOn),
     /// Installs a stock Envoy among the tools, which some tests run; `test` does it too.
     Envoy,
+    /// Fuzzes the readers of foreign bytes with libFuzzer: one target, or each. Installs `g++` on Debian as root.
+    Fuzz(FuzzOptions),
     /// Checks the rules of the tree: arrows between crates, sizes and names of files, where unsafe may be.
     Tidy,
     /// Runs everything that must pass before a change lands, except the tests.
@@ -68,6 +71,16 @@ struct Offline {
     offline: bool,
 }
 
+/// Options of `cargo xtask fuzz`.
+#[derive(Args)]
+struct FuzzOptions {
+    /// How long each target runs.
+    #[arg(long, default_value = "60")]
+    seconds: NonZeroU32,
+    /// The target. Without one, every target runs, one after the other.
+    target: Option<String>,
+}
+
 #[derive(Args)]
 struct PassedOn {
     /// Passed on as they are.
@@ -83,6 +96,10 @@ fn main() -> Result<()> {
         Job::Test(passed_on) => run::test(&place, &passed_on.arguments),
         Job::Bench(passed_on) => run::bench(&place, &passed_on.arguments),
         Job::Envoy => envoy::ensure(&place),
+        Job::Fuzz(FuzzOptions { seconds, target }) => {
+            let time = Duration::from_secs(seconds.get().into());
+            fuzz::fuzz(&place, target.as_deref(), time)
+        }
         Job::Tidy => tidy::check(&place),
         Job::Ci(offline) => ci::check(&place, offline),
         Job::Advisories(offline) => ci::advisories(&place, offline),

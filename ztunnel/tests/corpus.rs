@@ -28,3 +28,23 @@ fn dns() {
 fn zds() {
     run("zds", targets::zds);
 }
+
+#[test]
+fn pod_record() {
+    run("pod_record", targets::pod_record);
+}
+
+#[test]
+fn proxy_config() {
+    run("proxy_config", targets::proxy_config);
+}
+
+#[test]
+fn resolv_conf() {
+    run("resolv_conf", targets::resolv_conf);
+}
+
+#[test]
+fn settings() {
+    run("settings", targets::settings);
+}

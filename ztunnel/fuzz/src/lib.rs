@@ -3,14 +3,16 @@
 //! In: arbitrary bytes. Out: nothing, or a panic that says which property broke. The fuzz targets and the corpus test
 //! (`ztunnel/tests/corpus.rs`) run these same functions.
 
-use std::{cell::RefCell, collections::BTreeSet, fs::File};
+use std::{cell::RefCell, collections::BTreeSet, fs::File, num::NonZeroUsize, str};
 
 use ztunnel::{
-    dns::{self, Known, Malformed, Request, Transport},
+    config::Config,
+    dns::{self, Known, Malformed, Request, ResolvConf, Transport},
     pods::{
-        AddError, Announced, PodTable, PodUid,
+        AddError, Announced, PodRecord, PodTable, PodUid,
         zds::{Handled, Session, Snapshot, Violation},
     },
+    proxy_config::{Environment, MESH_FILE, layered},
 };
 
 /// A connection of a node agent: packets of a length (one byte), a number of descriptors (one byte) and a message.
@@ -62,6 +64,70 @@ pub fn dns(bytes: &[u8]) {
             assert!(answer.len() <= usize::from(u16::MAX) && answer[2] & 0x80 != 0);
         }
     }
+}
+
+/// A proxyConfig, alone and as a whole file of the mesh: what it says is below the environment, or it is refused with
+/// where it came from. Read a second time, it says the same.
+pub fn proxy_config(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let said = Environment::from([
+        ("PROXY_CONFIG".to_owned(), text.to_owned()),
+        ("XDS_ADDRESS".to_owned(), "https://pilot:15012".to_owned()),
+    ]);
+    for (mesh, environment) in [(None, said), (Some(text), Environment::new())] {
+        match layered(environment.clone(), mesh) {
+            Err(error) if mesh.is_some() => assert_eq!(error.origin, MESH_FILE),
+            Err(error) => assert_eq!(error.origin, "PROXY_CONFIG"),
+            Ok(layered_once) => {
+                for (name, value) in environment.iter().filter(|(_, value)| !value.is_empty()) {
+                    assert_eq!(layered_once.get(name), Some(value), "{name}");
+                }
+                assert_eq!(layered(layered_once.clone(), mesh), Ok(layered_once.clone()));
+                check_settings(&layered_once);
+            }
+        }
+    }
+}
+
+/// Settings, one `NAME=value` in a line: they are taken, or each one that cannot be is named with a reason.
+pub fn settings(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let pairs = text.lines().filter_map(|line| line.split_once('='));
+    check_settings(&pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect());
+}
+
+fn check_settings(environment: &Environment) {
+    let cpus = NonZeroUsize::new(4).expect("four is not zero");
+    match Config::read(environment, "node", cpus) {
+        Ok(config) => drop(serde_json::to_string(&config).expect("/config_dump shows settings")),
+        Err(errors) => {
+            assert!(!errors.is_empty());
+            for error in errors {
+                assert!(!error.name.is_empty() && !error.reason.is_empty(), "{error:?}");
+            }
+        }
+    }
+}
+
+/// A pod's resolver configuration: whatever it says, as much is taken as the C library would take.
+pub fn resolv_conf(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let conf = ResolvConf::parse(text);
+    assert!(conf.nameservers.len() <= 3 && conf.search.len() <= 32);
+    assert!(conf.ndots <= 15 && (1..=5).contains(&conf.attempts));
+    assert!(conf.timeout.is_none_or(|timeout| (1..=30).contains(&timeout.as_secs())));
+    for domain in &conf.search {
+        let is_plain = !domain.starts_with('.') && !domain.ends_with('.');
+        assert!(is_plain && (1..=253).contains(&domain.len()), "{domain:?}");
+    }
+}
+
+/// A pod's record is refused, or is the same when it is written and read again.
+pub fn pod_record(bytes: &[u8]) {
+    let Ok(record) = serde_json::from_slice::<PodRecord>(bytes) else { return };
+    assert!(PodUid::parse(record.uid.as_str()).is_ok());
+    let text = serde_json::to_vec(&record).expect("a record can be written");
+    assert_eq!(serde_json::from_slice::<PodRecord>(&text).expect("it was written"), record);
 }
 
 /// Knows which pods are served, and which were announced.
