@@ -66,6 +66,9 @@ impl fmt::Display for NearestMiss {
 /// How far a rule is from holding: failing clauses, then failing fields in the best match of each.
 type Distance = (usize, usize);
 
+/// No rule that fails is nearer.
+const NEAREST: Distance = (1, 1);
+
 impl NearestMiss {
     /// The nearest of policies that did not match, the first among equals and of as many as are looked at; none if there
     /// are no policies.
@@ -74,32 +77,36 @@ impl NearestMiss {
         connection: &Connection<'_>,
     ) -> Option<Self> {
         let mut without_rules = None;
-        let mut best: Option<(Distance, Self)> = None;
+        let mut best: Option<(Distance, &Policy, usize)> = None;
         let mut examined = 0;
         for policy in policies {
-            if policy.rules.is_empty() && without_rules.is_none() {
-                without_rules = Some(Self::NoRules { policy: policy.key.clone() });
+            if policy.rules.is_empty() {
+                without_rules.get_or_insert(policy);
             }
             for (index, rule) in policy.rules.iter().enumerate() {
                 examined += 1;
                 let distance = rule.distance(connection);
-                if best.as_ref().is_none_or(|(nearest, _)| distance < *nearest) {
-                    best = Some((distance, Self::of(policy, index, rule, connection)));
+                if best.is_none_or(|(nearest, ..)| distance < nearest) {
+                    best = Some((distance, policy, index));
                 }
             }
-            if examined >= EXAMINED {
+            if examined >= EXAMINED || best.is_some_and(|(nearest, ..)| nearest == NEAREST) {
                 break;
             }
         }
-        best.map(|(_, miss)| miss).or(without_rules)
+        match (best, without_rules) {
+            (Some((_, policy, index)), _) => Some(Self::of(policy, index, connection)),
+            (None, Some(policy)) => Some(Self::NoRules { policy: policy.key.clone() }),
+            (None, None) => None,
+        }
     }
 
-    fn of(policy: &Policy, index: usize, rule: &Rule, connection: &Connection<'_>) -> Self {
-        let policy = policy.key.clone();
+    fn of(policy: &Policy, index: usize, connection: &Connection<'_>) -> Self {
+        let (policy, rule) = (policy.key.clone(), &policy.rules[index]);
         let rule_number = index + 1;
         let failing = rule.clauses.iter().find(|clause| !clause.holds(connection));
         let nearest = failing.and_then(|clause| clause.nearest_match(connection));
-        let missed = nearest.and_then(|one| {
+        let missed = nearest.and_then(|(one, _)| {
             let field = MatchField::ALL.into_iter().find(|field| one.misses(*field, connection))?;
             Some((one, field, one.verdict(field, connection)))
         });
@@ -118,19 +125,21 @@ impl NearestMiss {
 
 impl Rule {
     fn distance(&self, connection: &Connection<'_>) -> Distance {
-        let failing = self.clauses.iter().filter(|clause| !clause.holds(connection));
-        failing.fold((0, 0), |(clauses, fields), clause| {
-            let missed = clause.nearest_match(connection).map(|one| one.missed_fields(connection));
-            (clauses + 1, fields + missed.unwrap_or(MatchField::ALL.len()))
+        let asking = self.clauses.iter().filter(|clause| !clause.matches.is_empty());
+        // The nearest match of a clause that holds misses nothing.
+        asking.fold((0, 0), |(clauses, fields), clause| match clause.nearest_match(connection) {
+            Some((_, 0)) => (clauses, fields),
+            Some((_, missed)) => (clauses + 1, fields + missed),
+            None => (clauses + 1, fields + MatchField::ALL.len()),
         })
     }
 }
 
 impl Clause {
-    /// The match with the fewest failing fields; none if no match asks for anything.
-    fn nearest_match(&self, connection: &Connection<'_>) -> Option<&Match> {
+    /// The match with the fewest failing fields, and how many these are; none if no match asks for anything.
+    fn nearest_match(&self, connection: &Connection<'_>) -> Option<(&Match, usize)> {
         let real = self.matches.iter().filter(|one| !one.is_empty());
-        real.min_by_key(|one| one.missed_fields(connection))
+        real.map(|one| (one, one.missed_fields(connection))).min_by_key(|(_, missed)| *missed)
     }
 }
 

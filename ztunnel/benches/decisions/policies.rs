@@ -20,8 +20,9 @@ type Ask = fn(u32) -> Match;
 
 /// By what policies ask for, and whether the first, the last or none of them matches.
 pub(crate) fn decide() -> Vec<Row> {
-    let asks: [(&str, Ask); 4] = [
+    let asks: [(&str, Ask); 5] = [
         ("principal", principal),
+        ("principal, prefix and port", everything),
         ("namespace and port", namespace_and_port),
         ("prefix of addresses", addresses),
         ("no port but one", all_but),
@@ -88,6 +89,12 @@ fn addresses(number: u32) -> Match {
     let [_, _, middle, low] = number.to_be_bytes();
     let prefix = Address { address: vec![10, 9, middle, low], length: 32 };
     Match { source_ips: vec![prefix], ..Default::default() }
+}
+
+/// A connection that misses it misses all of it: no rule is near, and all that may be looked at are.
+fn everything(number: u32) -> Match {
+    let Match { principals, .. } = principal(number);
+    Match { principals, destination_ports: vec![8000 + number], ..addresses(number) }
 }
 
 fn all_but(number: u32) -> Match {
