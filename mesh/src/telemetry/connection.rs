@@ -71,7 +71,8 @@ struct Series {
 
 /// A connection in progress. Dropped without [`finish`](Self::finish) it counts as cut by shutdown.
 pub struct ConnectionMetrics {
-    connection: Connection,
+    /// Boxed: tasks move it about, and each place it has been in counts for as long as they live.
+    connection: Box<Connection>,
     series: Rc<Series>,
     started: Instant,
     received_bytes: Cell<u64>,
@@ -98,7 +99,7 @@ impl TrafficMetrics {
         let series = self.series(&connection.traffic);
         series.opened.increment(1);
         let opened = ConnectionMetrics {
-            connection,
+            connection: Box::new(connection),
             series,
             started,
             received_bytes: Cell::new(0),

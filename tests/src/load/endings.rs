@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::serve::CUT_OFF;
@@ -54,22 +55,18 @@ pub fn cut_off(to: SocketAddr) -> Result<()> {
 
 /// The server ends its half first; what the client sends afterwards arrives whole.
 async fn half_ended_by_server(to: SocketAddr) -> Result<()> {
-    let mut stream = threads::connect(to).await.context("connecting")?;
-    stream.read_u64().await.context("reading the greeting")?;
-    let more = stream.read(&mut [0]).await.context("waiting for the server's end")?;
-    ensure!(more == 0, "the server's half did not end");
+    let (mut stream, number) = begin(to).await?;
     stream.write_all(&vec![7; AFTERWARDS]).await.context("sending after the server's end")?;
     drop(stream);
-    wait_for_end(to, AFTERWARDS as u64).await.context("half ended by the server")
+    expect_end(to, number, AFTERWARDS as u64).await.context("half ended by the server")
 }
 
 /// The client cuts off; the server must not take it for an orderly end.
 async fn cut_off_by_client(to: SocketAddr) -> Result<()> {
-    let mut stream = threads::connect(to).await.context("connecting")?;
-    stream.read_u64().await.context("reading the greeting")?;
+    let (stream, number) = begin(to).await?;
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     drop(stream);
-    wait_for_end(to, CUT_OFF).await.context("cut off by the client")
+    expect_end(to, number, CUT_OFF).await.context("cut off by the client")
 }
 
 /// The server cuts off; the client must not take it for an orderly end.
@@ -83,20 +80,31 @@ async fn cut_off_by_server(to: SocketAddr) -> Result<()> {
     }
 }
 
-/// Asks how the last connection ended until it is as `expected`. Asking makes a connection too, which must not end before the
-/// answer has been compared: it is held open, and ends in its own way after that.
-async fn wait_for_end(to: SocketAddr, expected: u64) -> Result<()> {
-    let mut asked = Vec::new();
-    let mut last = None;
-    for _ in 0..100 {
-        let mut stream = threads::connect(to).await.context("connecting to ask")?;
-        let end = stream.read_u64().await.context("reading how it ended")?;
-        if end == expected {
+/// A connection whose server has ended its half, and its number.
+async fn begin(to: SocketAddr) -> Result<(TcpStream, u64)> {
+    let (stream, told) = greeted(to).await?;
+    let number = told.first().context("the server's half ended before its greeting")?;
+    Ok((stream, *number))
+}
+
+/// Asks until the server has seen the end of the connection of that number.
+async fn expect_end(to: SocketAddr, number: u64, expected: u64) -> Result<()> {
+    loop {
+        let (_stream, told) = greeted(to).await.context("asking how it ended")?;
+        let ends = told.get(1..).unwrap_or_default().chunks_exact(2);
+        if let Some(end) = ends.map(|of| (of[0], of[1])).find(|(ended, _)| *ended == number) {
+            ensure!(end.1 == expected, "the server counted {}, expected {expected}", end.1);
             return Ok(());
         }
-        last = Some(end);
-        asked.push(stream);
         sleep(Duration::from_millis(20)).await;
     }
-    bail!("the server counted {last:?}, expected {expected}")
+}
+
+/// A new connection and the numbers that the server tells before it ends its half.
+async fn greeted(to: SocketAddr) -> Result<(TcpStream, Vec<u64>)> {
+    let mut stream = threads::connect(to).await.context("connecting")?;
+    let mut told = Vec::new();
+    stream.read_to_end(&mut told).await.context("reading the greeting")?;
+    let numbers = told.chunks_exact(8).map(|number| number.try_into().map(u64::from_be_bytes));
+    Ok((stream, numbers.collect::<Result<_, _>>()?))
 }

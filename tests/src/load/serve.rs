@@ -6,10 +6,11 @@
 //! **reset** cuts the connection off at the first byte.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -39,11 +40,37 @@ pub struct Addresses {
     pub reset: Vec<SocketAddr>,
 }
 
-/// What **parting** says of a connection that was cut off.
+/// What **parting** says of a connection that was cut off, in the place of its bytes.
 pub const CUT_OFF: u64 = u64::MAX;
 
-/// How the last connection of **parting** ended: its bytes, or [`CUT_OFF`].
-static LAST_END: AtomicU64 = AtomicU64::new(0);
+/// Connections whose ends **parting** remembers.
+const REMEMBERED: usize = 256;
+
+/// Ends of **parting**'s connections, by their numbers. Ends of different connections overtake one another on their way,
+/// so each is told apart.
+static ENDS: Mutex<Ends> = Mutex::new(Ends { next: 0, last: VecDeque::new() });
+
+struct Ends {
+    next: u64,
+    last: VecDeque<(u64, u64)>,
+}
+
+impl Ends {
+    /// A number for a connection, and what it is told: the number, then a number and an end for each that has ended.
+    fn begin(&mut self) -> (u64, Vec<u8>) {
+        let number = self.next;
+        self.next += 1;
+        let ends = self.last.iter().flat_map(|(number, end)| [*number, *end]);
+        (number, [number].into_iter().chain(ends).flat_map(u64::to_be_bytes).collect())
+    }
+
+    fn end(&mut self, number: u64, end: u64) {
+        if self.last.len() == REMEMBERED {
+            self.last.pop_front();
+        }
+        self.last.push_back((number, end));
+    }
+}
 
 #[derive(Clone, Copy)]
 enum Role {
@@ -111,10 +138,11 @@ async fn answer(mut stream: TcpStream, role: Role, buffer: &RefCell<Vec<u8>>) ->
         }
         Role::Source => send_pattern(&mut stream).await,
         Role::Parting => {
-            stream.write_u64(LAST_END.load(Ordering::SeqCst)).await?;
+            let (number, told) = ends().begin();
+            stream.write_all(&told).await?;
             stream.shutdown().await?;
             let count = drain(&stream, buffer, |_| ()).await;
-            LAST_END.store(*count.as_ref().unwrap_or(&CUT_OFF), Ordering::SeqCst);
+            ends().end(number, *count.as_ref().unwrap_or(&CUT_OFF));
             count.map(drop)
         }
         Role::Reset => {
@@ -122,6 +150,10 @@ async fn answer(mut stream: TcpStream, role: Role, buffer: &RefCell<Vec<u8>>) ->
             SockRef::from(&stream).set_linger(Some(Duration::ZERO))
         }
     }
+}
+
+fn ends() -> MutexGuard<'static, Ends> {
+    ENDS.lock().expect("nothing panics while it is held")
 }
 
 /// Reads to the end, shows each piece to `see`, and counts.

@@ -6,14 +6,15 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, OwnedFd},
+    ops::{Deref, DerefMut},
+    os::fd::AsFd,
     sync::atomic::Ordering,
     time::Duration,
 };
 
 use ebpf_common::PRESERVED_SOURCE_MARK;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket};
 
 use super::{Capture, netns::Netns};
 
@@ -43,6 +44,45 @@ pub fn reset(stream: TcpStream) {
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
 }
 
+/// A connection that may be given up at any point of waiting, and is reset then: whoever has accepted it must not take
+/// it for one that ended well.
+#[derive(Debug)]
+pub struct ResetUnlessKept(Option<TcpStream>);
+
+impl ResetUnlessKept {
+    /// Resets `stream` when dropped.
+    pub fn new(stream: TcpStream) -> Self {
+        Self(Some(stream))
+    }
+
+    /// The connection, which ends as its owner likes.
+    pub fn keep(mut self) -> TcpStream {
+        self.0.take().expect("there until it is kept or dropped")
+    }
+}
+
+impl Deref for ResetUnlessKept {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        self.0.as_ref().expect("there until it is kept or dropped")
+    }
+}
+
+impl DerefMut for ResetUnlessKept {
+    fn deref_mut(&mut self) -> &mut TcpStream {
+        self.0.as_mut().expect("there until it is kept or dropped")
+    }
+}
+
+impl Drop for ResetUnlessKept {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0.take() {
+            reset(stream);
+        }
+    }
+}
+
 impl Capture {
     /// Connects from the pod's namespace, under an address that the kernel chooses.
     ///
@@ -52,7 +92,7 @@ impl Capture {
         let socket = pod_socket(netns, to)?;
         self.tag_own(socket.as_fd())?;
         self.sockets.prepare(&socket)?;
-        tokio_socket(socket).connect(to).await
+        connect(socket, to).await
     }
 
     /// Makes a datagram socket in the pod's namespace, at a port that the kernel chooses, which takes answers from `to`
@@ -88,7 +128,7 @@ impl Capture {
             self.tag_own(socket.as_fd())?;
             self.sockets.prepare(&socket)?;
             let connected = match bind_as(&socket, SocketAddr::new(source, self.source_port())) {
-                Ok(()) => tokio_socket(socket).connect(to).await,
+                Ok(()) => connect(socket, to).await,
                 Err(error) => Err(error),
             };
             match connected {
@@ -122,16 +162,63 @@ fn port_taken(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
-fn tokio_socket(socket: Socket) -> TcpSocket {
-    TcpSocket::from_std_stream(OwnedFd::from(socket).into())
+async fn connect(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let begun = ResetUnlessKept::new(TcpStream::from_std(socket.into())?);
+    begun.writable().await?;
+    match begun.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(begun.keep()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::Read,
+        net::TcpListener,
+        task::{Context, Waker},
+    };
+
     use super::*;
 
     #[test]
     fn the_port_range_ends_before_the_default_ephemeral_ports() {
         assert_eq!(FIRST_PORT + (PORTS - 1), 32767);
+    }
+
+    /// Over loopback the kernel makes the connection at once; the task hears of it later.
+    #[tokio::test]
+    async fn a_connection_that_is_given_up_when_it_is_made_already_is_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
+        let mut connecting = Box::pin(connect(socket, to));
+        let polled = connecting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending(), "{polled:?}");
+        drop(connecting);
+        let (mut accepted, _) = listener.accept().unwrap();
+        let error = accepted.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_made_ends_as_its_owner_likes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
+        drop(connect(socket, to).await.unwrap());
+        assert_eq!(listener.accept().unwrap().0.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_tells_so() {
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
+        let error = connect(socket, nobody).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

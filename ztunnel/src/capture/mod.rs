@@ -38,7 +38,7 @@ use ebpf_common::{Asker, Counter, OriginalDestination, map};
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 
-pub use dial::{pod_socket, reset};
+pub use dial::{ResetUnlessKept, pod_socket, reset};
 pub use dns_listeners::DnsListeners;
 use enrolment::Enrolment;
 pub use enrolment::{EnrolledPod, uninstall};

@@ -4,32 +4,35 @@ use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Method, StatusCode};
 use mesh::{
-    hbone::{self, AcceptError, Authority, Incoming, Side, Tunnel},
+    hbone::{self, AcceptError, Authority, Incoming, Side, Stream, Tunnel},
     identity::Spiffe,
+    policy::Permit,
     store::{Snapshot, Workload},
     telemetry::{
         self, Connection, ConnectionMetrics, DialedFor, Failure, Party, Reason, Reporter, Security,
         Traffic,
     },
 };
-use tokio::{io::AsyncWriteExt, net::TcpStream, task::spawn_local};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot, task::spawn_local};
 
 use super::{
     counters::FarInitiates,
     credential::credential,
     dial, failure, judge,
     labels::{self, Trace},
-    live::{CutNote, Subject},
+    live::{Cut, CutNote, Registered, Subject},
     revocation::{self, Standing},
+    share::Held,
     thread::{DataThread, LocalPod},
 };
 use crate::{
-    admin::{Direction, OpenConnection, Protocol},
+    admin::{Direction, Listed, OpenConnection, Protocol},
     admission::{Admission, AnnouncedAt, Local, admit},
+    capture::{self, ResetUnlessKept},
 };
 
 /// The two ends of a tunnel.
-struct Ends {
+pub(super) struct Ends {
     peer: Spiffe,
     standing: Standing,
     client: SocketAddr,
@@ -37,12 +40,13 @@ struct Ends {
     local: SocketAddr,
 }
 
-/// Serves one accepted tunnel to its end.
+/// Serves one accepted tunnel to its end, and keeps its place in the pod's share as long.
 pub(super) async fn serve(
     thread: Rc<DataThread>,
     pod: Rc<LocalPod>,
     tcp: TcpStream,
     client: SocketAddr,
+    _place: Held,
 ) {
     let _open = thread.metrics.socket(Reporter::Destination);
     let _load = thread.loaded();
@@ -108,30 +112,77 @@ async fn accept(thread: &DataThread, pod: &LocalPod, tcp: TcpStream) -> Result<T
         .map_err(|error: AcceptError| Failure::new(Reason::from(&error), &error))
 }
 
+/// A stream of which all is known, and which is listed, counted and recorded.
+struct Opened {
+    metrics: ConnectionMetrics,
+    order: oneshot::Receiver<Cut>,
+    registered: Registered,
+    _listed: Listed,
+    _place: Held,
+}
+
+/// An answered stream and what it leads to.
+struct Joined {
+    permit: Permit,
+    application: TcpStream,
+    stream: Stream,
+}
+
 /// Answers one CONNECT and copies to its end.
-async fn stream(thread: Rc<DataThread>, pod: Rc<LocalPod>, ends: Rc<Ends>, incoming: Incoming) {
+pub(super) async fn stream(
+    thread: Rc<DataThread>,
+    pod: Rc<LocalPod>,
+    ends: Rc<Ends>,
+    incoming: Incoming,
+) {
     let _load = thread.loaded();
+    // Boxed: what it takes to answer is not kept while bytes are copied.
+    let Some((opened, joined)) = Box::pin(open(&thread, &pod, &ends, incoming)).await else {
+        return;
+    };
+    let Opened { metrics, order, registered: _registered, _listed, _place } = opened;
+    let result = match joined {
+        Ok(Joined { permit, application, stream }) => {
+            let note = CutNote::default();
+            // Boxed: a future that is handed on takes its size again in each place.
+            let order = Box::pin(ends.standing.or(note.wait(order)));
+            let counters = FarInitiates(&metrics);
+            let outcome = hbone::splice(&permit, application, stream, &counters, order).await;
+            failure::outcome(&outcome, Side::Near, note.error())
+        }
+        Err(failure) => Err(failure),
+    };
+    metrics.finish(result);
+}
+
+/// Answers one CONNECT. One that may not even be tried is refused and recorded.
+async fn open(
+    thread: &Rc<DataThread>,
+    pod: &Rc<LocalPod>,
+    ends: &Ends,
+    incoming: Incoming,
+) -> Option<(Opened, Result<Joined, Failure>)> {
+    let refused = |incoming: Incoming, status, failure: &Failure| {
+        telemetry::refused(Reporter::Destination, ends.client, ends.local, failure);
+        incoming.refuse(status);
+        None
+    };
     let snapshot = thread.node.store.load();
-    let (workload, admission) = match admitted(&thread, &pod, &ends, &snapshot, &incoming) {
+    let (workload, admission) = match admitted(thread, pod, ends, &snapshot, &incoming) {
         Ok(admitted) => admitted,
-        Err((status, failure)) => {
-            telemetry::refused(Reporter::Destination, ends.client, ends.local, &failure);
-            return incoming.refuse(status);
-        }
+        Err((status, failure)) => return refused(incoming, status, &failure),
     };
-    let held = match pod.pod.share.connection() {
-        Ok(held) => held,
+    let place = match pod.pod.share.connection() {
+        Ok(place) => place,
         Err(full) => {
-            let (client, local) = (ends.client, ends.local);
-            telemetry::refused(Reporter::Destination, client, local, &Failure::from(full));
-            return incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return refused(incoming, status, &Failure::from(full));
         }
     };
-    let metrics = thread
-        .metrics
-        .open(connection(&thread, &snapshot, &ends, &workload, &admission, &incoming));
+    let metrics =
+        thread.metrics.open(connection(thread, &snapshot, ends, &workload, &admission, &incoming));
     drop(snapshot);
-    let _listed = thread.node.connections.open(OpenConnection {
+    let listed = thread.node.connections.open(OpenConnection {
         pod: pod.pod.uid.clone(),
         direction: Direction::Inbound,
         source: ends.client,
@@ -140,9 +191,16 @@ async fn stream(thread: Rc<DataThread>, pod: Rc<LocalPod>, ends: Rc<Ends>, incom
         protocol: Protocol::Hbone,
         peer: Some(ends.peer.clone()),
     });
-    let result = forward(&thread, &pod, &ends, &workload, &admission, incoming, &metrics).await;
-    metrics.finish(result);
-    drop(held);
+    let subject = Subject {
+        peer: Some(ends.peer.clone()),
+        source: ends.client,
+        destination: admission.authorize,
+    };
+    let (registered, order) = thread.live.inbound(&pod.pod, subject.clone());
+    let mut opened = Opened { metrics, order, registered, _listed: listed, _place: place };
+    let joined =
+        join(thread, pod, ends, (&workload, &admission), incoming, &subject, &mut opened).await;
+    Some((opened, joined))
 }
 
 type Refused = (StatusCode, Failure);
@@ -178,23 +236,18 @@ fn admitted(
     Ok((workload, admission))
 }
 
-async fn forward(
+/// Connects the stream to its application, if policy lets it.
+async fn join(
     thread: &Rc<DataThread>,
     pod: &Rc<LocalPod>,
     ends: &Ends,
-    workload: &Arc<Workload>,
-    admission: &Admission,
+    (workload, admission): (&Workload, &Admission),
     mut incoming: Incoming,
-    metrics: &ConnectionMetrics,
-) -> Result<(), Failure> {
-    let subject = Subject {
-        peer: Some(ends.peer.clone()),
-        source: ends.client,
-        destination: admission.authorize,
-    };
-    let (registered, mut order) = thread.live.inbound(&pod.pod, subject.clone());
+    subject: &Subject,
+    opened: &mut Opened,
+) -> Result<Joined, Failure> {
     let reaching = async {
-        let permit = judge::permit(thread, pod, &subject, &registered, &mut order)
+        let permit = judge::permit(thread, pod, subject, &opened.registered, &mut opened.order)
             .await
             .map_err(|failure| (StatusCode::UNAUTHORIZED, failure))?;
         let application = dialed(thread, pod, ends, admission).await.map_err(|error| {
@@ -220,24 +273,14 @@ async fn forward(
         true => labels::answer_headers(workload),
         false => HeaderMap::new(),
     };
-    let stream = match incoming.accept(answer) {
-        Ok(stream) => stream,
+    match incoming.accept(answer) {
+        Ok(stream) => Ok(Joined { permit, application, stream }),
         Err(error) => {
             // The peer has reset it meanwhile: a mere close would tell the application of an orderly end.
-            crate::capture::reset(application);
-            return Err(failure::stream(&error));
+            capture::reset(application);
+            Err(failure::stream(&error))
         }
-    };
-    let note = CutNote::default();
-    let outcome = hbone::splice(
-        &permit,
-        application,
-        stream,
-        &FarInitiates(metrics),
-        ends.standing.or(note.wait(order)),
-    )
-    .await;
-    failure::outcome(&outcome, Side::Near, note.error())
+    }
 }
 
 /// Connects to the application, and tells it who comes if it wants to be told.
@@ -251,15 +294,16 @@ async fn dialed(
     let Some(destination) = admission.proxy_header else {
         return dial::dial_application(node, pod, client.ip(), admission.dial).await;
     };
-    let mut application = match node.announced {
+    let application = match node.announced {
         // The header names the client, and the application listens for its own node's proxy.
         AnnouncedAt::Loopback => {
             dial::dial(node, pod, admission.dial, DialedFor::Application).await?
         }
         AnnouncedAt::Pod => dial::dial_application(node, pod, client.ip(), admission.dial).await?,
     };
+    let mut application = ResetUnlessKept::new(application);
     application.write_all(&hbone::proxy_header(client, destination, Some(&ends.peer))).await?;
-    Ok(application)
+    Ok(application.keep())
 }
 
 fn connection(

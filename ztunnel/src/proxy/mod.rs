@@ -28,6 +28,8 @@ mod pods;
 mod retryable;
 mod revocation;
 mod share;
+#[cfg(test)]
+mod sizes;
 mod stale;
 mod thread;
 

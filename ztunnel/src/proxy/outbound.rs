@@ -3,22 +3,26 @@
 use std::{net::SocketAddr, os::fd::AsFd, rc::Rc, sync::Arc, time::Instant};
 
 use mesh::{
-    hbone::{self, Authority, ConnectRequest, PoolKey, Side},
+    hbone::{self, Authority, ConnectRequest, PoolKey, Side, Stream},
     identity::{Credential, Spiffe},
+    policy::Permit,
     store::{Rate, Service, Workload},
-    telemetry::{self, Connection, Failure, Party, Reason, Reporter, Security, Traffic},
+    telemetry::{
+        self, Connection, ConnectionMetrics, Failure, Party, Reason, Reporter, Security, Traffic,
+    },
 };
 use tokio::{net::TcpStream, sync::oneshot};
 
 use super::{
     Pod,
     across::Across,
-    attempts::{Attempts, Missed, Reached, Upstream},
+    attempts::{Attempts, Held, Missed, Reached, Upstream},
     counters::NearInitiates,
     failure,
     labels::{self, Trace},
-    live::{Cut, CutNote},
-    revocation,
+    live::{Cut, CutNote, Registered},
+    revocation::{self, Standing},
+    share::Held as Place,
     thread::{DataThread, LocalPod},
 };
 use crate::{
@@ -53,37 +57,95 @@ pub(super) struct OneTunnel {
     pub(super) expect: Arc<[Spiffe]>,
 }
 
-/// Serves one accepted connection to its end.
+/// A connection that goes somewhere.
+struct Connected {
+    near: TcpStream,
+    far: Far,
+    permit: Permit,
+    metrics: ConnectionMetrics,
+    order: oneshot::Receiver<Cut>,
+    _registered: Registered,
+    _held: Held,
+}
+
+enum Far {
+    Tcp(TcpStream),
+    /// With the standing of the gateway's certificate, where there is one between.
+    Tunnel(Stream, Option<Standing>),
+}
+
+/// Serves one accepted connection to its end, and keeps its place in the pod's share as long.
 pub(super) async fn serve(
     thread: Rc<DataThread>,
     pod: Rc<LocalPod>,
     tcp: TcpStream,
     client: SocketAddr,
+    _place: Place,
 ) {
     let _open = thread.metrics.socket(Reporter::Source);
     let _load = thread.loaded();
-    let original = match original_destination(&thread, &tcp) {
+    // Boxed: what it takes to connect is not kept while bytes are copied.
+    let connecting = Box::pin(connect(&thread, &pod, tcp, client));
+    if let Some(connected) = connecting.await {
+        connected.carry(&thread).await;
+    }
+}
+
+/// Has the connection made to its next hop. If that fails it is refused and recorded.
+async fn connect(
+    thread: &Rc<DataThread>,
+    pod: &Rc<LocalPod>,
+    near: TcpStream,
+    client: SocketAddr,
+) -> Option<Connected> {
+    let original = match original_destination(thread, &near) {
         Ok(original) => original,
-        Err(failure) => return refuse(Reporter::Source, tcp, client, client, &failure),
+        Err(failure) => {
+            refuse(Reporter::Source, near, client, client, &failure);
+            return None;
+        }
     };
     let began = Instant::now();
-    let source = match admit(&thread, &pod).await {
+    let source = match admit(thread, pod).await {
         Ok(source) => source,
-        Err(failure) => return refuse(Reporter::Source, tcp, client, original, &failure),
+        Err(failure) => {
+            refuse(Reporter::Source, near, client, original, &failure);
+            return None;
+        }
     };
-    let (_registered, order) = thread.live.outbound(&pod.pod);
-    // Boxed: what it takes to connect is not kept while bytes are copied.
-    let attempts = Box::pin(Attempts::new(&thread, &pod, source, client, original).run());
-    match attempts.await {
-        Ok(reached) => carry(&thread, tcp, reached, order, began).await,
+    let (registered, order) = thread.live.outbound(&pod.pod);
+    let reached = match Attempts::new(thread, pod, source, client, original).run().await {
+        Ok(reached) => reached,
         Err(Missed { route: Some(route), failure }) => {
-            capture::reset(tcp);
+            capture::reset(near);
             thread.metrics.open_since(route.connection(), began).finish(Err(failure));
+            return None;
         }
         Err(Missed { route: None, failure }) => {
-            refuse(Reporter::Source, tcp, client, original, &failure);
+            refuse(Reporter::Source, near, client, original, &failure);
+            return None;
         }
-    }
+    };
+    let Reached { route, upstream, held } = reached;
+    let mut connection = route.connection();
+    let far = match upstream {
+        Upstream::Tcp(far) => Far::Tcp(far),
+        Upstream::Tunnel(stream) => Far::Tunnel(stream, None),
+        Upstream::Across(opened) => {
+            let (inner, gateway) = *opened;
+            connection.traffic.destination = labels::stranger(&inner.headers, Some(&inner.peer));
+            Far::Tunnel(inner.stream, gateway)
+        }
+    };
+    Some(Connected {
+        near,
+        far,
+        permit: route.hop.permit(),
+        metrics: thread.metrics.open_since(connection, began),
+        order,
+        _registered: registered,
+        _held: held,
+    })
 }
 
 /// The record of the pod that connects, if it may connect now.
@@ -104,41 +166,23 @@ async fn admit(thread: &DataThread, pod: &LocalPod) -> Result<Arc<Workload>, Fai
     }
 }
 
-/// Copies until both sides have ended, and records the connection.
-async fn carry(
-    thread: &DataThread,
-    tcp: TcpStream,
-    reached: Reached,
-    order: oneshot::Receiver<Cut>,
-    began: Instant,
-) {
-    let Reached { route, upstream, held: _held } = reached;
-    let mut connection = route.connection();
-    if let Upstream::Across(opened) = &upstream {
-        let (inner, _gateway) = &**opened;
-        connection.traffic.destination = labels::stranger(&inner.headers, Some(&inner.peer));
+impl Connected {
+    /// Copies until both sides have ended, and records the connection.
+    async fn carry(self, thread: &DataThread) {
+        let Self { near, far, permit, metrics, order, _registered, _held } = self;
+        let (counters, note) = (NearInitiates(&metrics), CutNote::default());
+        let outcome = match far {
+            Far::Tcp(far) => hbone::relay(&permit, near, far, &counters, note.wait(order)).await,
+            Far::Tunnel(stream, gateway) => {
+                let order = revocation::or(thread.standing_of(&stream), note.wait(order));
+                // Boxed: a future that is handed on takes its size again in each place.
+                let order = Box::pin(revocation::or(gateway, order));
+                hbone::splice(&permit, near, stream, &counters, order).await
+            }
+        };
+        let result = failure::outcome(&outcome, Side::Near, note.error());
+        metrics.finish(result);
     }
-    let metrics = thread.metrics.open_since(connection, began);
-    let (permit, counters, note) =
-        (route.hop.permit(), NearInitiates(&metrics), CutNote::default());
-    let (stream, gateway) = match upstream {
-        Upstream::Tcp(upstream) => {
-            let cut = note.wait(order);
-            let outcome = hbone::relay(&permit, tcp, upstream, &counters, cut).await;
-            let result = failure::outcome(&outcome, Side::Near, note.error());
-            return metrics.finish(result);
-        }
-        Upstream::Tunnel(stream) => (stream, None),
-        Upstream::Across(opened) => {
-            let (inner, gateway) = *opened;
-            (inner.stream, gateway)
-        }
-    };
-    let order = revocation::or(thread.standing_of(&stream), note.wait(order));
-    let order = revocation::or(gateway, order);
-    let outcome = hbone::splice(&permit, tcp, stream, &counters, order).await;
-    let result = failure::outcome(&outcome, Side::Near, note.error());
-    metrics.finish(result);
 }
 
 /// Ends a connection that goes nowhere. The application sees a reset: its connect() had already succeeded.

@@ -16,6 +16,7 @@ use super::{
     dial, failure, judge, labels,
     live::{CutNote, Subject},
     outbound::refuse,
+    share::Held,
     thread::{DataThread, LocalPod},
 };
 use crate::{
@@ -24,12 +25,13 @@ use crate::{
     next_hop::is_own_port,
 };
 
-/// Serves one accepted connection to its end.
+/// Serves one accepted connection to its end, and keeps its place in the pod's share as long.
 pub(super) async fn serve(
     thread: Rc<DataThread>,
     pod: Rc<LocalPod>,
     tcp: TcpStream,
     client: SocketAddr,
+    _place: Held,
 ) {
     let _open = thread.metrics.socket(Reporter::Destination);
     let _load = thread.loaded();

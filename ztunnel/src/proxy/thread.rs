@@ -283,7 +283,7 @@ impl DataThread {
                 outbound,
                 of_source,
                 |thread, pod, tcp, peer, held| {
-                    spawn_local(holding(held, outbound::serve(thread, pod, tcp, peer)));
+                    spawn_local(outbound::serve(thread, pod, tcp, peer, held));
                 },
             ));
         }
@@ -295,7 +295,7 @@ impl DataThread {
                 plaintext,
                 of_outside,
                 |thread, pod, tcp, peer, held| {
-                    spawn_local(holding(held, plaintext::serve(thread, pod, tcp, peer)));
+                    spawn_local(plaintext::serve(thread, pod, tcp, peer, held));
                 },
             ));
         }
@@ -317,7 +317,7 @@ impl DataThread {
         let least =
             self.all.iter().min_by_key(|handle| load(handle)).filter(|handle| load(handle) < own);
         let Some(least) = least else {
-            spawn_local(holding(held, inbound::serve(self, pod, tcp, peer)));
+            spawn_local(inbound::serve(self, pod, tcp, peer, held));
             return;
         };
         let order =
@@ -347,7 +347,7 @@ impl DataThread {
         let Some(local) = local else { return };
         match TcpStream::from_std(tcp) {
             Ok(tcp) => {
-                spawn_local(holding(held, inbound::serve(self.clone(), local, tcp, peer)));
+                spawn_local(inbound::serve(self.clone(), local, tcp, peer, held));
             }
             Err(error) => tracing::warn!(%peer, %error, "an accepted tunnel was lost"),
         }
@@ -403,11 +403,6 @@ impl Drop for Load {
         self.load.fetch_sub(1, Ordering::Relaxed);
         self.freed.tell();
     }
-}
-
-/// Serves, and keeps the place in the pod's share as long.
-async fn holding(_held: Held, serve: impl Future<Output = ()>) {
-    serve.await;
 }
 
 /// Ends everything of a pod when it is removed.
