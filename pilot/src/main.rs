@@ -161,7 +161,9 @@ fn main() -> anyhow::Result<ExitCode> {
 fn validate(folder: PathBuf, root_namespace: &str) -> anyhow::Result<ExitCode> {
     let mut folder = Folder::new(folder);
     folder.refresh(&HashSet::new())?;
-    let (manifests, problems) = folder.load(root_namespace);
+    let (manifests, mut problems) = folder.load(root_namespace);
+    let base = MeshConfig { root_namespace: root_namespace.to_owned(), ..MeshConfig::default() };
+    problems.extend(base.with_settings_of(&manifests).1);
     for problem in &problems {
         println!("{problem}");
     }
@@ -196,6 +198,7 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
             cluster_domain: arguments.cluster_domain,
             network: arguments.network,
             root_namespace: arguments.root_namespace,
+            ..MeshConfig::default()
         },
     };
     let stop = CancellationToken::new();

@@ -7,6 +7,7 @@
 mod application_protocol;
 mod attachment;
 mod authorization;
+pub mod mesh_config;
 mod peer_authentication;
 mod selector;
 mod service;
@@ -24,34 +25,9 @@ use proto::{
 };
 use twox_hash::XxHash64;
 
+pub use mesh_config::MeshConfig;
+
 use crate::manifests::{Manifests, PodState};
-
-/// What the mesh as a whole is called.
-#[derive(Clone, Debug)]
-pub struct MeshConfig {
-    /// First part of a workload's uid. Default `Kubernetes`.
-    pub cluster_id: String,
-    /// Trust domain of the mesh's identities. Default `cluster.local`.
-    pub trust_domain: String,
-    /// Suffix of service host names, after `svc.`. Default `cluster.local`.
-    pub cluster_domain: String,
-    /// The network that all addresses belong to. Default empty.
-    pub network: String,
-    /// Namespace whose policies count for the whole mesh. Default `istio-system`.
-    pub root_namespace: String,
-}
-
-impl Default for MeshConfig {
-    fn default() -> Self {
-        Self {
-            cluster_id: "Kubernetes".into(),
-            trust_domain: "cluster.local".into(),
-            cluster_domain: "cluster.local".into(),
-            network: String::new(),
-            root_namespace: "istio-system".into(),
-        }
-    }
-}
 
 /// What a daemon subscribes to.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

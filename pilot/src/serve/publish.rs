@@ -221,7 +221,9 @@ impl Reloader {
                 return;
             }
         }
-        let (manifests, problems) = folder.load(&self.config.root_namespace);
+        let (manifests, mut problems) = folder.load(&self.config.root_namespace);
+        let (config, found) = self.config.with_settings_of(&manifests);
+        problems.extend(found);
         let attempt = Attempt { unreadable: None, problems: problems.into(), at: Some(at) };
         log(&before, &attempt);
         let errors = attempt.count(Severity::Error);
@@ -233,7 +235,7 @@ impl Reloader {
             return;
         }
         counter!("aquifer_pilot_config_loads", "result" => "taken").increment(1);
-        let compiled = compile(&manifests, &self.config);
+        let compiled = compile(&manifests, &config);
         let previous = self.publisher.borrow().clone();
         let state = State::after(previous.as_deref(), compiled, at);
         let [addresses, authorizations] =
