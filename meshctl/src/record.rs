@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use mesh::xds::{Roots, ServerConfig, Token};
+use mesh::xds::{Roots, ServerConfig, TlsVersions, Token};
 use proto::{
     discovery::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
@@ -62,7 +62,7 @@ pub(crate) struct Arguments {
     /// Bearer token (file).
     #[arg(long)]
     token: Option<PathBuf>,
-    /// The name in the server's certificate, if it is not that of the address.
+    /// A name that the server's certificate may bear in the place of the address's.
     #[arg(long)]
     server_name: Option<String>,
     /// Cluster of the client.
@@ -156,7 +156,8 @@ async fn open(
     let server = ServerConfig {
         address: arguments.from.clone(),
         roots: Roots::from_setting(&arguments.root),
-        server_name: arguments.server_name.clone(),
+        versions: TlsVersions::Only13,
+        further_name: arguments.server_name.clone(),
         token: arguments.token.clone().map(Token::File),
         cluster_id: arguments.cluster.clone(),
         headers: Vec::new(),

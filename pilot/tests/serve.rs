@@ -13,7 +13,7 @@ use std::{
 
 use mesh::identity::{
     CaClient, CaError, CertificateSource, Identities, IdentityConfig, Roots, ServerConfig, Spiffe,
-    Token,
+    TlsVersions, Token,
 };
 use proto::{
     ADDRESS_TYPE, AUTHORIZATION_TYPE,
@@ -152,7 +152,8 @@ impl Pilot {
         CaClient::new(ServerConfig {
             address: format!("https://{}", self.addresses["tls"]),
             roots: Roots::Pem(self.root()),
-            server_name: Some("localhost".into()),
+            versions: TlsVersions::Only13,
+            further_name: Some("localhost".into()),
             token: Some(Token::Literal(token.into())),
             cluster_id: "Kubernetes".into(),
             headers: Vec::new(),

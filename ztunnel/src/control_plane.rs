@@ -23,7 +23,8 @@ pub(crate) fn certificate_service(config: &Config) -> ServerConfig {
     ServerConfig {
         address: plane.ca_address.clone(),
         roots: Roots::from_setting(&plane.ca_root.to_string_lossy()),
-        server_name: plane.ca_alt_hostname.clone(),
+        further_name: plane.ca_alt_hostname.clone(),
+        versions: config.identity.versions,
         token: token(plane),
         cluster_id: config.node.cluster.clone(),
         headers: plane.ca_headers.clone(),
@@ -95,7 +96,8 @@ fn subscription(config: &Config, node: &Node) -> XdsConfig {
         server: ServerConfig {
             address: plane.xds_address.clone(),
             roots: Roots::from_setting(&plane.xds_root.to_string_lossy()),
-            server_name: plane.xds_alt_hostname.clone(),
+            further_name: plane.xds_alt_hostname.clone(),
+            versions: config.identity.versions,
             token: token(plane),
             cluster_id: own.cluster.clone(),
             headers: plane.xds_headers.clone(),

@@ -14,7 +14,7 @@ use tonic::{
 };
 
 use super::*;
-use crate::identity::{Identities, IdentityConfig, LocalCa, Roots, Token};
+use crate::identity::{Identities, IdentityConfig, LocalCa, Roots, TlsVersions, Token};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -110,7 +110,8 @@ fn config(address: String, roots: Roots) -> ServerConfig {
     ServerConfig {
         address,
         roots,
-        server_name: Some(NAME.into()),
+        further_name: Some(NAME.into()),
+        versions: TlsVersions::Only13,
         token: Some(Token::Literal("secret".into())),
         cluster_id: "Kubernetes".into(),
         headers: Vec::new(),

@@ -7,17 +7,21 @@ use std::{
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use rustls_pki_types::{CertificateDer, pem::PemObject};
+use rustls::RootCertStore;
+use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject};
 use tonic::{
     metadata::{
         AsciiMetadataKey, AsciiMetadataValue,
         errors::{InvalidMetadataKey, InvalidMetadataValue},
     },
-    transport::{Certificate, ClientTlsConfig, Endpoint, Uri},
+    transport::{ClientTlsConfig, Endpoint, Uri},
 };
+
+use super::{TlsVersions, control_plane_verifier::ControlPlaneVerifier};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Probes of TCP itself, as Istio's ztunnel sends them: they reach where a proxy answers HTTP/2's pings.
@@ -36,8 +40,10 @@ pub struct ServerConfig {
     pub address: String,
     /// Certificates that may have signed the server's.
     pub roots: Roots,
-    /// The name the server's certificate must bear, if it is not the host of the address.
-    pub server_name: Option<String>,
+    /// A name that the server's certificate may bear in the place of the address's host.
+    pub further_name: Option<String>,
+    /// Which versions of TLS are spoken with it.
+    pub versions: TlsVersions,
     /// Proves who asks. None where the connection itself does.
     pub token: Option<Token>,
     /// The header `clusterid`.
@@ -104,7 +110,15 @@ pub enum ServerError {
         /// What the parser said.
         reason: String,
     },
-    /// The TLS library does not take the roots or the server's name.
+    /// The further name is none.
+    #[error("`{name}` is no name that a certificate could bear")]
+    Name {
+        /// The text as given.
+        name: String,
+        /// What the parser said.
+        source: InvalidDnsNameError,
+    },
+    /// The TLS library does not take the server's name.
     #[error("preparing TLS for `{address}`")]
     Tls {
         /// The server.
@@ -181,14 +195,20 @@ impl ServerConfig {
             }
             return Ok(endpoint);
         }
-        let roots = self.roots_pem()?;
-        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(roots));
-        if let Some(name) = &self.server_name {
-            tls = tls.domain_name(name);
-        }
         endpoint
-            .tls_config(tls)
+            .tls_config_with_verifier(ClientTlsConfig::new(), self.verifier()?)
             .map_err(|source| ServerError::Tls { address: self.address.clone(), source })
+    }
+
+    fn verifier(&self) -> Result<Arc<ControlPlaneVerifier>, ServerError> {
+        let pem = self.roots_pem()?;
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).flatten());
+        let further = self.further_name.as_deref().map(|name| {
+            ServerName::try_from(name.to_owned())
+                .map_err(|source| ServerError::Name { name: name.to_owned(), source })
+        });
+        Ok(Arc::new(ControlPlaneVerifier::new(roots, further.transpose()?, self.versions)))
     }
 
     /// The roots as they are at present, at least one of which is a certificate: the TLS library takes none for none.
@@ -308,7 +328,8 @@ mod tests {
         ServerConfig {
             address: address.into(),
             roots: Roots::File("/nonexistent/root-cert.pem".into()),
-            server_name: None,
+            further_name: None,
+            versions: TlsVersions::Only13,
             token: Some(Token::Literal("secret".into())),
             cluster_id: "Kubernetes".into(),
             headers: Vec::new(),

@@ -12,11 +12,10 @@ use std::{
 
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
-    client::{ClientSessionMemoryCache, Resumption},
+    client::{ClientSessionMemoryCache, Resumption, Tls12Resumption},
     crypto::aws_lc_rs::Ticketer,
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
-    version::TLS13,
 };
 use rustls_pki_types::CertificateDer;
 
@@ -114,7 +113,8 @@ impl Credential {
         &self.spiffe
     }
 
-    /// For dialing: ALPN `h2`, TLS 1.3, our certificate, X25519MLKEM768 first, sessions resumed.
+    /// For dialing: ALPN `h2`, TLS 1.3 (and 1.2 if [`TlsVersions`](super::TlsVersions) says so), our certificate,
+    /// X25519MLKEM768 first, sessions resumed.
     ///
     /// The peer's chain, validity and usage are verified, but not who it is: call [`Credential::expect_peer`] after
     /// the handshake. Sessions are remembered by the server name given to rustls, which is never sent: give the
@@ -192,15 +192,16 @@ fn client_config(
     trusted: &Arc<Trusted>,
     anchors: Arc<RootCertStore>,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let mut config = ClientConfig::builder_with_provider(tls::provider_under(trusted.compliance()))
-        .with_protocol_versions(&[&TLS13])?
+    let mut config = ClientConfig::builder_with_provider(trusted.provider())
+        .with_protocol_versions(trusted.protocols())?
         .dangerous()
         .with_custom_certificate_verifier(ServerVerifier::new(anchors, trusted.clone()))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified.clone())));
     config.alpn_protocols = vec![tls::ALPN.into()];
     config.enable_sni = false;
     let sessions = Arc::new(ClientSessionMemoryCache::new(REMEMBERED_SESSIONS));
-    config.resumption = Resumption::store(sessions);
+    // A resumed session of TLS 1.2 has no key exchange of its own.
+    config.resumption = Resumption::store(sessions).tls12_resumption(Tls12Resumption::Disabled);
     Ok(Arc::new(config))
 }
 
@@ -212,8 +213,8 @@ fn server_config(
     anchors: Arc<RootCertStore>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let verifier = ClientVerifier::new(anchors, trusted.clone())?;
-    let mut config = ServerConfig::builder_with_provider(tls::provider_under(trusted.compliance()))
-        .with_protocol_versions(&[&TLS13])?
+    let mut config = ServerConfig::builder_with_provider(trusted.provider())
+        .with_protocol_versions(trusted.protocols())?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified.clone())));
     config.alpn_protocols = vec![tls::ALPN.into()];

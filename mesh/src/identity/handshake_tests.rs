@@ -352,3 +352,54 @@ async fn ends_under_different_policies_have_nothing_in_common() {
     let (_, server) = handshake(&under(&web(), Compliance::Fips1402), &quantum).await;
     assert!(matches!(server.unwrap_err(), HandshakeError::Incompatible { .. }));
 }
+
+/// A handshake with somebody who has nothing newer than TLS 1.2: the version, or the server's refusal.
+async fn from_tls12(from: &Credential, to: &Credential) -> String {
+    let ours = from.client_config();
+    let trusted = verifier::Trusted::new(&web(), from.roots(), &Verification::default());
+    let anchors = Arc::new(chain::anchors(&trusted.roots).unwrap());
+    let mut old = rustls::ClientConfig::builder_with_provider(tls::provider_under(
+        Compliance::None,
+        TlsVersions::From12,
+    ))
+    .with_protocol_versions(&[&rustls::version::TLS12])
+    .unwrap()
+    .dangerous()
+    .with_custom_certificate_verifier(verifier::ServerVerifier::new(anchors, Arc::new(trusted)))
+    .with_client_cert_resolver(ours.client_auth_cert_resolver.clone());
+    old.alpn_protocols = ours.alpn_protocols.clone();
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let address = ServerName::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
+    let connector = TlsConnector::from(Arc::new(old));
+    let (_client, server) = tokio::join!(
+        connector.connect(address, near),
+        TlsAcceptor::from(to.server_config()).accept(far)
+    );
+    match server {
+        Ok(server) => {
+            let connection = server.get_ref().1;
+            let peer = peer_identity(connection.peer_certificates().unwrap()).unwrap();
+            format!("{peer} by {:?}", connection.protocol_version().unwrap())
+        }
+        Err(error) => HandshakeError::from(error).to_string(),
+    }
+}
+
+#[tokio::test]
+async fn tls_12_is_spoken_only_where_it_is_asked_for_and_nothing_newer_is_there() {
+    let ca = LocalCa::new("cluster.local").unwrap();
+    let under = |who: &Spiffe, versions| {
+        let verification = Verification { versions, ..Verification::default() };
+        ca.credential(who).unwrap().under(&verification).unwrap()
+    };
+    let from = ca.credential(&web()).unwrap();
+    let both = under(&cart(), TlsVersions::From12);
+    assert_eq!(from_tls12(&from, &both).await, "spiffe://cluster.local/ns/shop/sa/web by TLSv1_2");
+    let refused = from_tls12(&from, &under(&cart(), TlsVersions::Only13)).await;
+    assert_eq!(refused, "the peer has no TLS parameters in common with us");
+    for from in [&from, &under(&web(), TlsVersions::From12)] {
+        let (client, _) = handshake(from, &both).await;
+        let version = client.unwrap().get_ref().1.protocol_version();
+        assert_eq!(version, Some(rustls::ProtocolVersion::TLSv1_3));
+    }
+}

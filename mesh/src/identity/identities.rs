@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     CertificateSource, Compliance, Credential, FilesError, IdentityFiles, IssueError, Revocations,
-    Spiffe, Verification,
+    Spiffe, TlsVersions, Verification,
     keeper::{Keeper, is_live, keep_fresh},
     schedule::Urgency,
 };
@@ -30,6 +30,8 @@ pub struct IdentityConfig {
     pub trust_domain_aliases: Vec<String>,
     /// Which cryptography tunnels use. Default [`Compliance::None`].
     pub compliance: Compliance,
+    /// Which versions of TLS tunnels speak. Default [`TlsVersions::Only13`].
+    pub versions: TlsVersions,
     /// The revocation lists to begin with. Default none.
     pub revocations: Arc<Revocations>,
 }
@@ -41,6 +43,7 @@ impl Default for IdentityConfig {
             wait: Duration::from_secs(10),
             trust_domain_aliases: Vec::new(),
             compliance: Compliance::None,
+            versions: TlsVersions::Only13,
             revocations: Arc::default(),
         }
     }

@@ -62,6 +62,7 @@ impl Keeper {
             trust_domain_aliases: config.trust_domain_aliases.clone().into(),
             roots: Arc::default(),
             compliance: config.compliance,
+            versions: config.versions,
             revocations: config.revocations.clone(),
         };
         Self {

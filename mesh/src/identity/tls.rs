@@ -1,15 +1,17 @@
-//! The cryptography of a tunnel: TLS 1.3, its suites and key exchanges in order of preference.
+//! The cryptography of a tunnel: versions of TLS, suites and key exchanges in order of preference.
 //!
-//! Out: the rustls provider that every configuration of this module is built with. Certificates are not its business.
+//! Out: the rustls provider and the versions that every configuration of this module is built with. Certificates are not
+//! its business.
 
 use std::sync::{Arc, LazyLock};
 
 use rustls::{
-    SupportedCipherSuite,
+    SupportedCipherSuite, SupportedProtocolVersion,
     crypto::{
         CryptoProvider, SupportedKxGroup,
         aws_lc_rs::{self, cipher_suite, kx_group},
     },
+    version::{TLS12, TLS13},
 };
 
 /// What each side offers in ALPN: tunnels are HTTP/2.
@@ -49,8 +51,48 @@ pub enum Compliance {
     Fips1402,
 }
 
-/// The cryptography of tunnels under `compliance`.
-pub(super) fn provider_under(compliance: Compliance) -> Arc<CryptoProvider> {
+/// Which versions of TLS are spoken, with peers and with the control plane.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum TlsVersions {
+    /// TLS 1.3 alone.
+    #[default]
+    Only13,
+    /// TLS 1.2 with who has nothing newer.
+    From12,
+}
+
+impl TlsVersions {
+    pub(super) fn protocols(self) -> &'static [&'static SupportedProtocolVersion] {
+        static BOTH: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+        match self {
+            Self::Only13 => &BOTH[..1],
+            Self::From12 => &BOTH,
+        }
+    }
+}
+
+/// The cryptography of tunnels under `compliance`, in `versions`.
+pub(super) fn provider_under(compliance: Compliance, versions: TlsVersions) -> Arc<CryptoProvider> {
+    let provider = compliant(compliance);
+    match versions {
+        TlsVersions::Only13 => provider,
+        TlsVersions::From12 => {
+            let mut both = CryptoProvider::clone(&provider);
+            both.cipher_suites.extend(TLS12_SUITES);
+            Arc::new(both)
+        }
+    }
+}
+
+/// Those with forward secrecy and authenticated encryption: the ones of Istio's proxies, the shorter key first.
+const TLS12_SUITES: [SupportedCipherSuite; 4] = [
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+];
+
+fn compliant(compliance: Compliance) -> Arc<CryptoProvider> {
     let ours = provider();
     match compliance {
         Compliance::None => ours,
@@ -66,7 +108,7 @@ pub(super) fn provider_under(compliance: Compliance) -> Arc<CryptoProvider> {
     }
 }
 
-/// The cryptography of every TLS connection of the mesh, the control plane's too.
+/// The cryptography of every TLS connection of the mesh, the control plane's too: TLS 1.3 alone.
 pub fn provider() -> Arc<CryptoProvider> {
     // What the processor has does not change while we run.
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
@@ -128,13 +170,13 @@ mod tests {
     #[test]
     fn a_policy_leaves_only_what_it_approves() {
         let groups = |compliance| {
-            let groups = &provider_under(compliance).kx_groups;
+            let groups = &provider_under(compliance, TlsVersions::Only13).kx_groups;
             groups.iter().map(|group| group.name()).collect::<Vec<_>>()
         };
         assert_eq!(groups(Compliance::PostQuantum), [NamedGroup::X25519MLKEM768]);
         let approved = [NamedGroup::secp256r1, NamedGroup::secp384r1];
         assert_eq!(groups(Compliance::Fips1402), approved);
-        let suites = &provider_under(Compliance::Fips1402).cipher_suites;
+        let suites = &provider_under(Compliance::Fips1402, TlsVersions::Only13).cipher_suites;
         let suites: Vec<_> = suites.iter().map(SupportedCipherSuite::suite).collect();
         assert_eq!(suites, offered(Aes::Hardware));
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 
-use super::{CertificateName, Compliance, PeerChain, Revocations};
+use super::{CertificateName, Compliance, PeerChain, Revocations, TlsVersions};
 
 /// What all identities of a node demand of their peers. It never changes; another takes its place.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +16,8 @@ pub struct Verification {
     pub(super) roots: Arc<[CertificateDer<'static>]>,
     /// Which cryptography tunnels use.
     pub(super) compliance: Compliance,
+    /// Which versions of TLS tunnels speak.
+    pub(super) versions: TlsVersions,
     /// Certificates that are not accepted any more.
     pub(super) revocations: Arc<Revocations>,
 }

@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
-    SignatureScheme,
+    SignatureScheme, SupportedProtocolVersion,
     client::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor,
     },
-    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    crypto::{
+        CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    },
     server::{
         ParsedCertificate, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -22,7 +24,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{Compliance, PeerChain, PeerError, Spiffe, Verification, peer::Leaf, tls};
+use super::{PeerChain, PeerError, Spiffe, Verification, peer::Leaf, tls};
 
 /// What one identity demands of its peers.
 #[derive(Debug)]
@@ -44,8 +46,12 @@ impl Trusted {
         Self { own: own.clone(), roots, verification: verification.clone() }
     }
 
-    pub(super) fn compliance(&self) -> Compliance {
-        self.verification.compliance
+    pub(super) fn provider(&self) -> Arc<CryptoProvider> {
+        tls::provider_under(self.verification.compliance, self.verification.versions)
+    }
+
+    pub(super) fn protocols(&self) -> &'static [&'static SupportedProtocolVersion] {
+        self.verification.versions.protocols()
     }
 
     /// Whether the peer's name is that of the workload expected: but for the mesh's names for its own trust domain,

@@ -32,7 +32,7 @@ use tonic::{
 };
 
 use super::*;
-use crate::store::Store;
+use crate::{identity::TlsVersions, store::Store};
 
 /// Far more than any step takes; reached only if a step never happens.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -183,7 +183,8 @@ fn server_config(address: String) -> ServerConfig {
     ServerConfig {
         address,
         roots: Roots::Pem(String::new()),
-        server_name: None,
+        versions: TlsVersions::Only13,
+        further_name: None,
         token: Some(Token::Literal("secret".into())),
         cluster_id: "Kubernetes".into(),
         headers: Vec::new(),
@@ -307,7 +308,8 @@ async fn a_server_that_bears_the_expected_name_is_trusted() {
     let (tls, root) = certificate("istiod.istio-system.svc");
     let mut fixture = Fixture::start(Some(tls), |address| ServerConfig {
         roots: Roots::Pem(root),
-        server_name: Some("istiod.istio-system.svc".into()),
+        versions: TlsVersions::Only13,
+        further_name: Some("istiod.istio-system.svc".into()),
         ..server_config(address.to_string())
     })
     .await;
@@ -321,7 +323,8 @@ async fn a_server_of_another_name_or_root_is_refused() {
     for root in [root, other_root] {
         let mut fixture = Fixture::start(Some(tls.clone()), |address| ServerConfig {
             roots: Roots::Pem(root),
-            server_name: Some("istiod.istio-system.svc".into()),
+            versions: TlsVersions::Only13,
+            further_name: Some("istiod.istio-system.svc".into()),
             ..server_config(format!("https://{address}"))
         })
         .await;

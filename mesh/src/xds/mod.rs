@@ -19,7 +19,7 @@ mod session_tests;
 mod status;
 mod subscription;
 
-pub use crate::identity::{Roots, ServerConfig, ServerError, Token};
+pub use crate::identity::{Roots, ServerConfig, ServerError, TlsVersions, Token};
 pub use client::run;
 pub use config::XdsConfig;
 pub use local::{Local, LocalError, LocalSource, parse as parse_local};

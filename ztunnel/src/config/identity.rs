@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mesh::identity::{Compliance, IdentityFiles};
+use mesh::identity::{Compliance, IdentityFiles, TlsVersions};
 use serde::{Serialize, Serializer};
 
 use super::Reader;
@@ -26,6 +26,13 @@ pub struct IdentitySection {
     /// alone). `COMPLIANCE_POLICY`, default none.
     #[serde(serialize_with = "policy")]
     pub compliance: Compliance,
+    /// Whether TLS 1.2 is spoken as well, with peers and with the control plane. `TLS12_ENABLED`, default false.
+    #[serde(rename = "tls12", serialize_with = "is_from_12")]
+    pub versions: TlsVersions,
+}
+
+fn is_from_12<S: Serializer>(versions: &TlsVersions, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_bool(*versions == TlsVersions::From12)
 }
 
 fn paths<S: Serializer>(files: &Option<IdentityFiles>, to: S) -> Result<S::Ok, S::Error> {
@@ -52,8 +59,21 @@ impl Reader<'_> {
                 .collect(),
             revocation_lists: self.text("CRL_PATH", "/var/run/secrets/istio/crl/ca-crl.pem").into(),
             files: self.identity_files(),
+            versions: self.versions(),
             compliance: self.compliance(),
         }
+    }
+
+    fn versions(&mut self) -> TlsVersions {
+        if !self.parsed("TLS12_ENABLED", false) {
+            return TlsVersions::Only13;
+        }
+        if self.compliance() == Compliance::PostQuantum {
+            let reason =
+                "TLS 1.2 has no post-quantum key exchange, as COMPLIANCE_POLICY=pqc demands";
+            self.refuse("TLS12_ENABLED", true, reason);
+        }
+        TlsVersions::From12
     }
 
     fn identity_files(&mut self) -> Option<IdentityFiles> {
@@ -96,7 +116,7 @@ fn trust_domain(alias: &str) -> Result<String, &'static str> {
 mod tests {
     use super::{
         super::tests::{check_refused, read},
-        Compliance,
+        Compliance, TlsVersions,
     };
 
     #[test]
@@ -116,6 +136,22 @@ mod tests {
         let known = read(&[("COMPLIANCE_POLICY", "pqc")]).unwrap();
         assert_eq!(known.identity.compliance, Compliance::PostQuantum);
         check_refused("COMPLIANCE_POLICY", "fips", "expected `pqc` or `fips-140-2`");
+    }
+
+    #[test]
+    fn tls_12_is_spoken_only_if_it_is_asked_for_and_never_where_it_could_not_comply() {
+        let versions = |settings: &[(&str, &str)]| read(settings).unwrap().identity.versions;
+        assert_eq!(versions(&[]), TlsVersions::Only13);
+        assert_eq!(versions(&[("TLS12_ENABLED", "false")]), TlsVersions::Only13);
+        assert_eq!(versions(&[("TLS12_ENABLED", "true")]), TlsVersions::From12);
+        let both = [("TLS12_ENABLED", "true"), ("COMPLIANCE_POLICY", "pqc")];
+        let errors = read(&both).unwrap_err();
+        assert_eq!(
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "TLS12_ENABLED=true: TLS 1.2 has no post-quantum key exchange, as COMPLIANCE_POLICY=pqc demands"
+            ]
+        );
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub(crate) fn start(
     })?;
     let config = IdentityConfig {
         compliance: settings.compliance,
+        versions: settings.versions,
         lifetime,
         wait: CERTIFICATE_WAIT,
         trust_domain_aliases: settings.trust_domain_aliases.clone(),
