@@ -100,7 +100,12 @@ impl Metrics {
     pub async fn keep_up(self) {
         loop {
             tokio::time::sleep(UPKEEP).await;
-            self.prometheus.run_upkeep();
+            let prometheus = self.prometheus.clone();
+            // As long as a page takes, where series are many: not on a thread that serves.
+            let folded = tokio::task::spawn_blocking(move || prometheus.run_upkeep()).await;
+            if let Err(error) = folded {
+                tracing::error!(%error, "histograms are not folded");
+            }
         }
     }
 }

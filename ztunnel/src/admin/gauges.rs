@@ -13,7 +13,8 @@ pub(super) fn record(handles: &Handles) {
         counter!("aquifer_capture_total", "event" => event).absolute(count);
     }
     handles.certificate_metrics.update(&handles.identities);
-    let pods = (handles.pods)();
+    let mut pods = (handles.pods)();
+    pods.retain(|pod| !pod.is_daemon);
     let up = pods.iter().filter(|pod| matches!(pod.state, PodState::Up)).count();
     gauge!("workload_manager_active_proxy_count").set(up as f64);
     gauge!("workload_manager_pending_proxy_count").set((pods.len() - up) as f64);

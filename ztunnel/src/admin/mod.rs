@@ -86,6 +86,8 @@ pub struct PodStatus {
     pub service_account: String,
     /// Whether its traffic is carried.
     pub state: PodState,
+    /// Whether it is this daemon: a workload like others, and none of the pods that it serves.
+    pub is_daemon: bool,
 }
 
 /// Whether a pod's traffic is carried.
@@ -201,9 +203,15 @@ impl Servers {
             }
             None => page(request),
         };
+        // A page of a large mesh takes as long as a push of it.
+        let scraped = Arc::clone(&handles);
+        let measured = move |request: Arc<http::Request>| -> http::Answer {
+            let handles = Arc::clone(&scraped);
+            Box::pin(http::aside(move || routes::stats(&handles, &request)))
+        };
         tokio::join!(
             http::serve(admin, administer, stop.clone()),
-            http::serve(stats, answer(routes::stats), stop.clone()),
+            http::serve(stats, measured, stop.clone()),
             http::serve(readiness, answer(routes::readiness), stop.clone()),
         );
         Ok(())

@@ -47,12 +47,18 @@ fn pod() -> PodStatus {
         name: "web".into(),
         service_account: "web".into(),
         state: PodState::Up,
+        is_daemon: false,
     }
+}
+
+fn daemon() -> PodStatus {
+    PodStatus { uid: PodUid::parse("ztunnel").unwrap(), is_daemon: true, ..pod() }
 }
 
 impl Fixture {
     fn start() -> Self {
         let (log, metrics) = process();
+        let serves = std::thread::current().id();
         let readiness = Readiness::new();
         let state = readiness.task("state manager");
         let source = Arc::new(LocalCa::new("cluster.local").unwrap());
@@ -63,11 +69,15 @@ impl Fixture {
             certificate_metrics: CertificateMetrics::default(),
             balance: crate::balance::Balance::new(crate::balance::DefaultLimits::default()),
             connections: ConnectionTable::new(),
-            pods: Box::new(|| vec![pod()]),
+            pods: Box::new(|| vec![pod(), daemon()]),
             xds: watch::channel(XdsStatus::default()).1,
             log,
             metrics,
-            capture_counters: Box::new(|| vec![("captured", 7)]),
+            capture_counters: Box::new(move || {
+                // Metrics are made while the thread that serves goes on.
+                assert_ne!(std::thread::current().id(), serves);
+                vec![("captured", 7)]
+            }),
             runtimes: vec![tokio::runtime::Handle::current().metrics()],
             readiness,
             drain: CancellationToken::new(),

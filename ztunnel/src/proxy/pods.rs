@@ -441,3 +441,4 @@ fn status(pod: &Pod) -> PodStatus {
         state: PodState::Up,
     }
 }
+        is_daemon: false,

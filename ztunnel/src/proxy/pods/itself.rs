@@ -38,6 +38,7 @@ impl Itself {
             name: self.who.name.clone(),
             service_account: self.who.service_account.clone(),
             state: self.state,
+            is_daemon: true,
         }
     }
 

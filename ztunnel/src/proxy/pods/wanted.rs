@@ -100,6 +100,7 @@ impl Wanted {
             name: self.name.clone(),
             service_account: self.service_account.clone(),
             state: PodState::Pending,
+            is_daemon: false,
         }
     }
 }
