@@ -8,7 +8,10 @@ use std::{cmp::Reverse, net::IpAddr, sync::Arc};
 use imbl::OrdMap;
 use ipnet::IpNet;
 
-use super::{NetworkAddress, NetworkMode, Service, TunnelProtocol, Workload, few::Few};
+use super::{
+    NetworkAddress, NetworkMode, Service, TunnelProtocol, Workload, few::Few,
+    prefix_tree::PrefixTree,
+};
 
 /// Addresses of all networks. Each address is in one network, and the same one in another network is another address.
 #[derive(Clone, Debug, Default)]
@@ -21,15 +24,8 @@ pub(super) struct AddressIndex {
 struct Network {
     workloads: OrdMap<IpAddr, Few<Workload>>,
     services: OrdMap<IpAddr, Few<Service>>,
-    /// Services that have whole prefixes, by family and length: a lookup tries each length that occurs.
-    prefixes: OrdMap<PrefixKind, OrdMap<IpNet, Few<Service>>>,
-}
-
-/// Family and length of a prefix.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-struct PrefixKind {
-    is_ipv4: bool,
-    length: u8,
+    /// Services that have whole prefixes.
+    prefixes: PrefixTree<Few<Service>>,
 }
 
 impl AddressIndex {
@@ -92,12 +88,11 @@ impl AddressIndex {
                 };
                 network.services.insert(ip, put);
             } else {
-                let prefixes = network.prefixes.entry(PrefixKind::of(address.net)).or_default();
-                let put = match prefixes.get(&address.net) {
+                let put = match network.prefixes.get(address.net) {
                     Some(few) => few.put(service.clone(), same),
                     None => Few::One(service.clone()),
                 };
-                prefixes.insert(address.net, put);
+                network.prefixes.insert(address.net, put);
             }
         }
     }
@@ -119,14 +114,9 @@ impl AddressIndex {
             };
             return;
         }
-        let kind = PrefixKind::of(address.net);
-        let Some(prefixes) = network.prefixes.get_mut(&kind) else { return };
-        match prefixes.get(&address.net).and_then(|few| few.without(same)) {
-            Some(rest) => prefixes.insert(address.net, rest).map(drop),
-            None => prefixes.remove(&address.net).map(drop),
-        };
-        if prefixes.is_empty() {
-            network.prefixes.remove(&kind);
+        match network.prefixes.get(address.net).and_then(|few| few.without(same)) {
+            Some(rest) => network.prefixes.insert(address.net, rest),
+            None => network.prefixes.remove(address.net),
         }
     }
 
@@ -154,7 +144,8 @@ impl AddressIndex {
             return Some(exact);
         }
         network
-            .prefixes_of(ip)
+            .prefixes
+            .containing(ip)
             .flat_map(|(length, few)| few.iter().map(move |service| (length, service)))
             .filter(|(_, service)| service.visible_from(client_namespace))
             .min_by_key(|(length, service)| {
@@ -172,25 +163,8 @@ impl AddressIndex {
         let network = self.networks.get(network).into_iter();
         network.flat_map(move |network| {
             let exact = network.services.get(&ip).into_iter().flat_map(Few::iter);
-            exact.chain(network.prefixes_of(ip).flat_map(|(_, few)| few.iter()))
+            exact.chain(network.prefixes.containing(ip).flat_map(|(_, few)| few.iter()))
         })
-    }
-}
-
-impl Network {
-    fn prefixes_of(&self, ip: IpAddr) -> impl Iterator<Item = (u8, &Few<Service>)> {
-        self.prefixes.iter().filter(move |(kind, _)| kind.is_ipv4 == ip.is_ipv4()).filter_map(
-            move |(kind, nets)| {
-                let net = IpNet::new(ip, kind.length).ok()?.trunc();
-                Some((kind.length, nets.get(&net)?))
-            },
-        )
-    }
-}
-
-impl PrefixKind {
-    fn of(net: IpNet) -> Self {
-        Self { is_ipv4: net.addr().is_ipv4(), length: net.prefix_len() }
     }
 }
 

@@ -13,6 +13,7 @@ mod gateway;
 mod interner;
 mod keys;
 mod limits;
+mod prefix_tree;
 mod service;
 mod snapshot;
 #[cfg(test)]
