@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     /// The certificate service without its network.
-    struct Direct(CertificateAuthority);
+    pub(super) struct Direct(pub(super) CertificateAuthority);
 
     impl CertificateSource for Direct {
         fn issue<'a>(

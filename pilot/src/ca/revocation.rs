@@ -165,23 +165,10 @@ fn decimal(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use mesh::identity::{CertificateSource, Identities, IdentityConfig, PeerChain, Revocations};
+    use mesh::identity::{Identities, IdentityConfig, PeerChain, Revocations};
 
     use super::*;
-    use crate::ca::{CertificateAuthority, RotationStep, rotate};
-
-    struct Direct(CertificateAuthority);
-
-    impl CertificateSource for Direct {
-        fn issue<'a>(
-            &'a self,
-            csr_pem: String,
-            who: &'a Spiffe,
-            lifetime: Duration,
-        ) -> mesh::identity::BoxFuture<'a, Result<Vec<String>, mesh::identity::CaError>> {
-            Box::pin(async move { Ok(self.0.sign(&csr_pem, who, lifetime)?) })
-        }
-    }
+    use crate::ca::{CertificateAuthority, RotationStep, rotate, tests::Direct};
 
     fn name(account: &str) -> Spiffe {
         Spiffe::new("cluster.local", "shop", account).unwrap()

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use mesh::{
     hbone::{Authority, HostName},
     identity::Spiffe,
-    store::{Found, GatewayAddress, GatewayTarget, Service, Snapshot, Workload},
+    store::{GatewayAddress, Service, Snapshot, Workload},
 };
 
 use super::{
     Hop, NextHop, NoRoute, Outbound, Via,
-    address::{self, Address},
+    address::Address,
     choosing::Choosing,
-    endpoint::{self, Chosen, PortRule, Reach, Wanted},
-    expected,
+    endpoint::{PortRule, Reach},
+    reference::{self, Referenced},
 };
 
 /// A destination on another network.
@@ -77,37 +77,20 @@ fn resolve(
     target: &Workload,
     choosing: &mut Choosing<'_>,
 ) -> Result<Gateway, NoRoute> {
-    let source = outbound.source;
-    // By address, the address keeps its family; by name, the family is that of what was dialed.
-    let dialed = match &gateway.target {
-        GatewayTarget::Address { ip, network: _ } => *ip,
-        GatewayTarget::Host { .. } => outbound.orig_dst.ip(),
-    };
-    let (chosen, service) = match snapshot.gateway(&gateway.target, &source.namespace) {
-        Some(Found::Service(service)) => {
-            let wanted = Wanted {
-                source,
-                service: &service,
-                port: gateway.hbone_port,
-                dialed,
-                rule: PortRule::Listed,
-                reach: Reach::Directly,
-            };
-            (endpoint::choose(snapshot, &wanted, choosing)?, Some(service))
-        }
-        Some(Found::Workload(workload)) => {
-            let address = address::of(&workload, None, dialed);
-            (Chosen { workload, port: gateway.hbone_port, address }, None)
-        }
-        None => {
-            let (gateway, network) = (gateway.target.clone(), target.network.clone());
-            return Err(NoRoute::UnknownGateway { gateway, network });
-        }
-    };
-    let Chosen { workload, port: hbone_port, address } = chosen;
+    let found = reference::resolve(
+        snapshot,
+        outbound,
+        gateway,
+        (PortRule::Listed, Reach::Directly),
+        choosing,
+    )?;
+    let Referenced { workload, port: hbone_port, address, expect, service: _ } =
+        found.ok_or_else(|| NoRoute::UnknownGateway {
+            gateway: gateway.target.clone(),
+            network: target.network.clone(),
+        })?;
     let unusable = |lacks| NoRoute::UnusableGateway { gateway: workload.uid.clone(), lacks };
     let address = address.ok_or_else(|| unusable("address"))?;
-    let expect = expected(&workload, service.as_deref());
     if expect.is_empty() {
         return Err(unusable("identity"));
     }

@@ -13,6 +13,7 @@ mod endpoint;
 pub(crate) mod fixture;
 mod gateway;
 mod no_route;
+mod reference;
 #[cfg(test)]
 mod tests;
 mod waypoint;

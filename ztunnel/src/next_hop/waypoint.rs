@@ -1,34 +1,16 @@
 //! Finds the waypoint that guards a destination.
 //!
-//! In: the reference that the destination carries. Out: the waypoint's workload, its port and who must be found there. A waypoint
+//! In: the reference that the destination carries. Out: the waypoint, its port and who must be found there. A waypoint
 //! that cannot be found is an error, never a way around it.
 
-use std::sync::Arc;
-
-use mesh::{
-    identity::Spiffe,
-    store::{Found, GatewayAddress, GatewayTarget, Service, Snapshot, Workload},
-};
+use mesh::store::{Found, GatewayAddress, Service, Snapshot, Workload};
 
 use super::{
     NoRoute, Outbound,
-    address::{self, Address},
     choosing::Choosing,
-    endpoint::{self, Chosen, PortRule, Reach, Wanted},
-    expected,
+    endpoint::{PortRule, Reach},
+    reference::{self, Referenced},
 };
-
-/// A waypoint, and how to reach it.
-pub(super) struct Waypoint {
-    pub(super) workload: Arc<Workload>,
-    /// Its port for tunnels.
-    pub(super) port: u16,
-    /// None if it is on another network, behind the gateway that it names.
-    pub(super) address: Option<Address>,
-    pub(super) expect: Arc<[Spiffe]>,
-    /// The service it was chosen from, if it was one.
-    pub(super) service: Option<Arc<Service>>,
-}
 
 /// The waypoint of a service: one of several by their weights, else the only one.
 pub(super) fn of_service<'a>(
@@ -51,51 +33,37 @@ pub(super) fn of_service<'a>(
     }
 }
 
-/// Finds the workload behind a reference.
+/// Finds the waypoint behind a reference. It has no address if it is on another network, behind the gateway that it names.
 pub(super) fn resolve(
     snapshot: &Snapshot,
     outbound: &Outbound<'_>,
     gateway: &GatewayAddress,
     choosing: &mut Choosing<'_>,
-) -> Result<Waypoint, NoRoute> {
-    let source = outbound.source;
-    // By address, the address keeps its family; by name, the family is that of what was dialed.
-    let dialed = match &gateway.target {
-        GatewayTarget::Address { ip, network: _ } => *ip,
-        GatewayTarget::Host { .. } => outbound.orig_dst.ip(),
+) -> Result<Referenced, NoRoute> {
+    let found = reference::resolve(
+        snapshot,
+        outbound,
+        gateway,
+        (PortRule::ListedOrApplicationTunnel, Reach::ThroughGateways),
+        choosing,
+    )?;
+    let mut found =
+        found.ok_or_else(|| NoRoute::UnknownWaypoint { waypoint: gateway.target.clone() })?;
+    let unusable = |found: &Referenced, lacks| {
+        Err(NoRoute::UnusableWaypoint { waypoint: found.workload.uid.clone(), lacks })
     };
-    let (chosen, service) = match snapshot.gateway(&gateway.target, &source.namespace) {
-        Some(Found::Service(service)) => {
-            let wanted = Wanted {
-                source,
-                service: &service,
-                port: gateway.hbone_port,
-                dialed,
-                rule: PortRule::ListedOrApplicationTunnel,
-                reach: Reach::ThroughGateways,
-            };
-            (endpoint::choose(snapshot, &wanted, choosing)?, Some(service))
+    // Of a service's endpoints, only those were considered that can be reached.
+    if found.service.is_none() {
+        if found.workload.network != outbound.source.network {
+            found.address = None;
+        } else if found.address.is_none() {
+            return unusable(&found, "address");
         }
-        Some(Found::Workload(workload)) => {
-            let address = address::of(&workload, None, dialed);
-            if workload.network != source.network {
-                (Chosen { workload, port: gateway.hbone_port, address: None }, None)
-            } else if address.is_some() {
-                (Chosen { workload, port: gateway.hbone_port, address }, None)
-            } else {
-                let waypoint = workload.uid.clone();
-                return Err(NoRoute::UnusableWaypoint { waypoint, lacks: "address" });
-            }
-        }
-        None => return Err(NoRoute::UnknownWaypoint { waypoint: gateway.target.clone() }),
-    };
-    let expect = expected(&chosen.workload, service.as_deref());
-    if expect.is_empty() && chosen.address.is_some() {
-        let waypoint = chosen.workload.uid.clone();
-        return Err(NoRoute::UnusableWaypoint { waypoint, lacks: "identity" });
     }
-    let Chosen { workload, port, address } = chosen;
-    Ok(Waypoint { workload, port, address, expect, service })
+    if found.expect.is_empty() && found.address.is_some() {
+        return unusable(&found, "identity");
+    }
+    Ok(found)
 }
 
 /// Whether a workload is the waypoint that a reference means: then what it sends on must not come back to it.
