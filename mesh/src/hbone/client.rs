@@ -232,7 +232,8 @@ async fn handshake(
             }
             Err(source) => return Err(OpenError::Unidentified { dial, source }),
         }
-        let chain = PeerChain::of(transport.peer_certificates())
+        let chain = credential
+            .peer_chain(transport.peer_certificates())
             .map_err(|source| OpenError::Unidentified { dial, source })?;
         let witness = transport.witness();
         let (sender, connection) = connection::client(config, transport)

@@ -66,6 +66,8 @@ pub enum Abort {
     PolicyChanged,
     /// The peer's certificate is revoked.
     CertificateRevoked,
+    /// The root of the peer's certificate is not trusted any more.
+    CertificateUntrusted,
     /// Its pod was removed.
     PodRemoved,
     /// The daemon ends.

@@ -167,7 +167,8 @@ impl Tunnel {
             }
             let peer = peer_identity(transport.peer_certificates())
                 .map_err(|source| AcceptError::Unidentified { peer_addr, source })?;
-            let chain = PeerChain::of(transport.peer_certificates())
+            let chain = credential
+                .peer_chain(transport.peer_certificates())
                 .map_err(|source| AcceptError::Unidentified { peer_addr, source })?;
             let chain = Arc::new(chain);
             let witness = transport.witness();

@@ -20,7 +20,7 @@ use rustls::{
 use rustls_pki_types::CertificateDer;
 
 use super::{
-    IssueError, PeerError, Spiffe, Verification,
+    IssueError, PeerChain, PeerError, Spiffe, Verification,
     chain::{IssuedChain, anchors},
     key::RequestedKey,
     peer::valid_names,
@@ -148,6 +148,14 @@ impl Credential {
         let matching = names.iter().find(is_expected).cloned();
         matching
             .ok_or_else(|| PeerError::WrongPeer { found: names.first, expected: expected.into() })
+    }
+
+    /// What the peer of a handshake of this credential presented.
+    ///
+    /// # Errors
+    /// As [`PeerChain::of`].
+    pub fn peer_chain(&self, certs: &[CertificateDer<'_>]) -> Result<PeerChain, PeerError> {
+        Ok(PeerChain::of(certs)?.verified_under(self.trusted.node_roots()))
     }
 
     /// When the certificate's validity begins.

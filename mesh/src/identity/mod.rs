@@ -46,4 +46,4 @@ pub use revocation::{RevocationError, Revocations};
 pub use source::{BoxFuture, CaError, CertificateSource, IssueError};
 pub use spiffe::{Spiffe, SpiffeError};
 pub use tls::{Compliance, TlsVersions, provider as crypto_provider};
-pub use verification::Verification;
+pub use verification::{Objection, Verification};

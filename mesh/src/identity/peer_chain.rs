@@ -2,11 +2,12 @@
 //!
 //! In: what the peer presented, leaf first. Out: a [`PeerChain`]: all of it, and when the first certificate of those that
 //! signed the leaf expires. Names alone join nothing: anybody can make a certificate with the name of an authority.
-//! Whether one is revoked is for [`Revocations`](super::Revocations) to say, and whether a root is at the end of them for
-//! the handshake, which comes before.
+//! Whether one is revoked is for [`Revocations`](super::Revocations) to say. Whether a root is at the end of them is the
+//! handshake's to find out, which comes before; when roots change later, it is looked at again here.
 
 use std::{
     fmt,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -63,12 +64,17 @@ impl fmt::Debug for CertificateName {
     }
 }
 
+/// Root certificates that a whole node shares.
+pub(super) type Roots = Arc<[CertificateDer<'static>]>;
+
 /// What a peer presented, the leaf first. Never empty.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct PeerChain {
     certificates: Box<[CertificateDer<'static>]>,
     names: Box<[CertificateName]>,
     not_after: SystemTime,
+    /// The roots that were asked about last, and whether one of them is at its end.
+    asked: Mutex<Option<(Roots, bool)>>,
 }
 
 impl PeerChain {
@@ -90,7 +96,26 @@ impl PeerChain {
         };
         let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(end_of_path(leaf, others));
         let certificates = presented.iter().map(|der| der.to_vec().into()).collect();
-        Ok(Self { certificates, names: parsed.iter().map(name).collect(), not_after })
+        let names = parsed.iter().map(name).collect();
+        Ok(Self { certificates, names, not_after, asked: Mutex::default() })
+    }
+
+    /// The same, of a peer that a handshake has just verified while `roots` were the node's.
+    pub(super) fn verified_under(self, roots: &Roots) -> Self {
+        Self { asked: Mutex::new(Some((roots.clone(), true))), ..self }
+    }
+
+    /// Whether it ends in one of `roots`, as far as signatures tell: when they are valid and what they are for was the
+    /// handshake's to judge. Costs signatures only where a root has gone since it was asked last.
+    pub(super) fn ends_in(&self, roots: &Roots) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = match &*asked {
+            Some((before, ends)) if Arc::ptr_eq(before, roots) => return *ends,
+            Some((before, true)) if before.iter().all(|root| roots.contains(root)) => true,
+            Some(_) | None => ends_in(&self.certificates, roots),
+        };
+        *asked = Some((roots.clone(), ends));
+        ends
     }
 
     /// When the first expires of the leaf and those by which it is signed, where there are several the one that is good
@@ -127,6 +152,26 @@ fn end_of_path(leaf: &X509Certificate<'_>, others: &[X509Certificate<'_>]) -> u6
         first_end = first_end.min(end(last));
     }
     first_end
+}
+
+/// Whether signatures lead from the leaf, which is the first of `certificates`, to one of `roots`.
+fn ends_in(certificates: &[CertificateDer<'_>], roots: &[CertificateDer<'_>]) -> bool {
+    fn parsed<'a>(all: &'a [CertificateDer<'_>]) -> Vec<X509Certificate<'a>> {
+        all.iter().filter_map(|der| parse(der).ok()).collect()
+    }
+    let roots = parsed(roots);
+    let mut others = parsed(certificates).into_iter();
+    let mut reached: Vec<_> = others.next().into_iter().collect();
+    let mut others: Vec<_> = others.collect();
+    while let Some(last) = reached.pop() {
+        if roots.iter().any(|root| is_signed_by(&last, root)) {
+            return true;
+        }
+        let (signers, left) = others.into_iter().partition(|other| is_signed_by(&last, other));
+        others = left;
+        reached.extend::<Vec<_>>(signers);
+    }
+    false
 }
 
 /// Whether `issuer` issued the certificate, by name and by key.
@@ -237,6 +282,52 @@ mod tests {
         let Mesh { leaf, .. } = &Mesh::new();
         assert!(read(&[leaf; 17]).ends_with("17 certificates, more than 16"));
         assert!(read(&[leaf; 16]).ends_with("until 30"));
+    }
+
+    #[test]
+    fn a_chain_ends_in_the_root_that_signed_it_whatever_else_there_is() {
+        let [root_key, other_key, key] = [(); 3].map(|()| KeyPair::generate().unwrap());
+        let self_signed = |key: &KeyPair| -> CertificateDer<'static> {
+            params("root", 1).self_signed(key).unwrap().into()
+        };
+        // Of one name, as all roots of Istio's are.
+        let (root, other) = (self_signed(&root_key), self_signed(&other_key));
+        let signer = Issuer::new(params("root", 1), root_key);
+        let middle: CertificateDer<'static> =
+            params("middle", 2).signed_by(&key, &signer).unwrap().into();
+        let leaf = made(&params("leaf", 3), &Issuer::new(params("middle", 2), key));
+        let Mesh { decoy, .. } = Mesh::new();
+        let roots = |all: &[&CertificateDer<'static>]| -> Roots {
+            all.iter().map(|root| CertificateDer::clone(root)).collect()
+        };
+        for (presented, trusted, expected) in [
+            (vec![&leaf, &middle], roots(&[&other, &root]), true),
+            (vec![&leaf, &decoy, &middle], roots(&[&root]), true),
+            (vec![&leaf, &middle, &root], roots(&[&root]), true),
+            (vec![&leaf, &middle], roots(&[&middle]), true),
+            (vec![&leaf, &middle, &root], roots(&[&other]), false),
+            (vec![&leaf], roots(&[&root]), false),
+            (vec![&leaf, &middle], roots(&[]), false),
+        ] {
+            let presented: Vec<_> = presented.into_iter().cloned().collect();
+            let chain = PeerChain::of(&presented).unwrap();
+            assert_eq!(chain.ends_in(&trusted), expected);
+            // What is remembered is no other answer than what is found.
+            assert_eq!(chain.ends_in(&trusted), expected);
+            let more = roots(&[&other, &root, &middle]);
+            assert_eq!(chain.ends_in(&more), ends_in(&presented, &more));
+            assert_eq!(chain.ends_in(&trusted), expected);
+        }
+    }
+
+    #[test]
+    fn what_a_handshake_verified_is_not_doubted_until_a_root_goes() {
+        let roots: Roots = [Mesh::new().decoy].into();
+        let chain = PeerChain::of(&[Mesh::new().leaf]).unwrap().verified_under(&roots);
+        assert!(chain.ends_in(&roots));
+        let more: Roots = roots.iter().cloned().chain([Mesh::new().decoy]).collect();
+        assert!(chain.ends_in(&more));
+        assert!(!chain.ends_in(&more[1..].into()));
     }
 
     proptest::proptest! {

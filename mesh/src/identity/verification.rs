@@ -22,7 +22,27 @@ pub struct Verification {
     pub(super) revocations: Arc<Revocations>,
 }
 
+/// Why a peer that was let in is not accepted any more.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Objection {
+    /// A certificate of its chain is revoked.
+    Revoked {
+        /// The first of them.
+        certificate: CertificateName,
+    },
+    /// The root at the end of its chain is not trusted any more.
+    Untrusted,
+}
+
 impl Verification {
+    /// What is wrong with a peer that some handshake has verified, by what is demanded here.
+    pub fn objection(&self, chain: &PeerChain) -> Option<Objection> {
+        if let Some(certificate) = self.revoked(chain) {
+            return Some(Objection::Revoked { certificate: certificate.clone() });
+        }
+        (!chain.ends_in(&self.roots)).then_some(Objection::Untrusted)
+    }
+
     /// The first certificate of a peer's chain that is revoked.
     pub fn revoked<'a>(&self, chain: &'a PeerChain) -> Option<&'a CertificateName> {
         self.revocations.revoked(chain, &self.roots)

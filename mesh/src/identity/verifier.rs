@@ -46,6 +46,11 @@ impl Trusted {
         Self { own: own.clone(), roots, verification: verification.clone() }
     }
 
+    /// The roots of the node, among which the identity's own are while its certificate is in use.
+    pub(super) fn node_roots(&self) -> &Arc<[CertificateDer<'static>]> {
+        &self.verification.roots
+    }
+
     pub(super) fn provider(&self) -> Arc<CryptoProvider> {
         tls::provider_under(self.verification.compliance, self.verification.versions)
     }

@@ -125,6 +125,7 @@ impl From<Abort> for Reason {
         match abort {
             Abort::PolicyChanged => Self::PolicyChanged,
             Abort::CertificateRevoked => Self::CertificateRevoked,
+            Abort::CertificateUntrusted => Self::CertificateUntrusted,
             Abort::PodRemoved => Self::PodRemoved,
             Abort::Shutdown => Self::Shutdown,
         }

@@ -86,7 +86,7 @@ reasons! {
     WrongPeer "wrong_peer" TlsFailure;
     /// The peer presented no certificate.
     NoPeerCertificate "no_peer_certificate" TlsFailure;
-    /// The peer's certificate was not issued by a trusted root.
+    /// The peer's certificate was not issued by a trusted root, or by one that is not trusted any more.
     CertificateUntrusted "certificate_untrusted" TlsFailure;
     /// The peer's certificate is expired or not valid yet.
     CertificateExpired "certificate_expired" TlsFailure;

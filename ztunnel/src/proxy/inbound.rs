@@ -60,7 +60,7 @@ pub(super) async fn serve(
     let standing = thread.standing(tunnel.peer_chain());
     let ends = Rc::new(Ends { peer, standing, client, local });
     let node = thread.node.clone();
-    let mut revoked = std::pin::pin!(ends.standing.revoked());
+    let mut lost = std::pin::pin!(ends.standing.lost());
     let mut told = false;
     let mut removed = std::pin::pin!(pod.pod.removed.cancelled());
     let mut parted = false;
@@ -77,7 +77,7 @@ pub(super) async fn serve(
                 drained = true;
                 tunnel.drain(Instant::now() + thread.node.drain_limit);
             }
-            () = &mut revoked, if !told => {
+            _why = &mut lost, if !told => {
                 told = true;
                 tunnel.drain(Instant::now() + revocation::PARTING);
             }
@@ -257,8 +257,8 @@ async fn join(
     };
     let reached = tokio::select! {
         biased;
-        reached = ends.standing.unless_revoked(reaching) => {
-            reached.unwrap_or_else(|revoked| Err((StatusCode::UNAUTHORIZED, revoked)))
+        reached = ends.standing.unless_lost(reaching) => {
+            reached.unwrap_or_else(|lost| Err((StatusCode::UNAUTHORIZED, lost)))
         }
         gone = incoming.abandoned() => return Err(failure::stream(&gone)),
     };

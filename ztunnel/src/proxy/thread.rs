@@ -353,7 +353,7 @@ impl DataThread {
         }
     }
 
-    /// Whether the peer that was verified by `chain` is revoked, and word of it when it is.
+    /// Whether the peer that was verified by `chain` is still accepted, and word of it when it is not.
     pub(super) fn standing(&self, chain: &Arc<PeerChain>) -> Standing {
         self.peers.watch(chain, &self.node.identities.verification().borrow())
     }
@@ -418,13 +418,13 @@ async fn end_with_pod(thread: Rc<DataThread>, pod: Rc<LocalPod>) {
     pod.pool.close();
 }
 
-/// Ends what open tunnels of revoked peers carry, each time that what is demanded of peers changes.
+/// Ends what open tunnels of peers carry that are not accepted any more, each time that what is demanded of them changes.
 async fn judge_peers(thread: Rc<DataThread>) {
     let mut changes = thread.node.identities.verification();
     while changes.changed().await.is_ok() {
         let verification = changes.borrow_and_update().clone();
         for pod in thread.pods.borrow().values() {
-            pod.pool.retire_peers(|chain| verification.revoked(chain).is_some());
+            pod.pool.retire_peers(|chain| verification.objection(chain).is_some());
         }
         thread.peers.judge(&verification);
     }
