@@ -439,6 +439,6 @@ fn status(pod: &Pod) -> PodStatus {
         name: pod.name.clone(),
         service_account: pod.service_account.clone(),
         state: PodState::Up,
+        is_daemon: false,
     }
 }
-        is_daemon: false,

@@ -426,6 +426,6 @@ async fn judge_peers(thread: Rc<DataThread>) {
         for pod in thread.pods.borrow().values() {
             pod.pool.retire_peers(|chain| verification.objection(chain).is_some());
         }
-        thread.peers.judge(&verification);
+        thread.peers.judge(&verification).await;
     }
 }
