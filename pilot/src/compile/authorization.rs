@@ -22,16 +22,16 @@ use crate::manifests::{
 };
 
 /// The policies that are sent.
-pub(crate) struct Policies<'a> {
-    sent: Vec<(&'a Object<AuthorizationPolicy>, Scope, security::Action)>,
-    selectors: Selectors<'a, &'a Object<AuthorizationPolicy>>,
+pub(crate) struct Policies {
+    sent: Vec<(Arc<Object<AuthorizationPolicy>>, Scope, security::Action)>,
+    selectors: Selectors<Arc<Object<AuthorizationPolicy>>>,
 }
 
-impl<'a> Policies<'a> {
-    pub(crate) fn of(all: &'a [Arc<Object<AuthorizationPolicy>>], config: &MeshConfig) -> Self {
+impl Policies {
+    pub(crate) fn of(all: &[Arc<Object<AuthorizationPolicy>>], config: &MeshConfig) -> Self {
         let mut sent = Vec::new();
         let mut selecting = Vec::new();
-        for policy in all.iter().map(Arc::as_ref) {
+        for policy in all {
             let action = match policy.spec.action {
                 Action::Allow => security::Action::Allow,
                 Action::Deny => security::Action::Deny,
@@ -44,13 +44,13 @@ impl<'a> Policies<'a> {
             let scope = match Selector::labels(policy.spec.selector.as_ref()) {
                 Some(labels) => {
                     let namespace = if in_root { EVERYWHERE } else { &policy.meta.namespace };
-                    selecting.push((namespace, labels, policy));
+                    selecting.push((namespace, labels, Arc::clone(policy)));
                     Scope::WorkloadSelector
                 }
                 None if in_root => Scope::Global,
                 None => Scope::Namespace,
             };
-            sent.push((policy, scope, action));
+            sent.push((Arc::clone(policy), scope, action));
         }
         Self { sent, selectors: Selectors::new(selecting) }
     }

@@ -17,15 +17,15 @@ use crate::manifests::{Labels, MtlsMode, Object, PeerAuthentication, Selector};
 const STATIC_STRICT: &str = "istio_converted_static_strict";
 
 /// The modes of a mesh.
-pub(crate) struct Modes<'a> {
-    root: &'a str,
+pub(crate) struct Modes {
+    root: Box<str>,
     /// Whether there is any PeerAuthentication.
     any: bool,
-    mesh: Option<&'a Object<PeerAuthentication>>,
-    namespaces: HashMap<&'a str, &'a Object<PeerAuthentication>>,
+    mesh: Option<Arc<Object<PeerAuthentication>>>,
+    namespaces: HashMap<Box<str>, Arc<Object<PeerAuthentication>>>,
     /// Those with a selector.
-    workloads: Vec<&'a Object<PeerAuthentication>>,
-    selectors: Selectors<'a, &'a Object<PeerAuthentication>>,
+    workloads: Vec<Arc<Object<PeerAuthentication>>>,
+    selectors: Selectors<Arc<Object<PeerAuthentication>>>,
 }
 
 /// Whether plain text is taken.
@@ -45,18 +45,18 @@ enum Effect {
     Ports(Vec<Rule>),
 }
 
-impl<'a> Modes<'a> {
-    pub(crate) fn of(all: &'a [Arc<Object<PeerAuthentication>>], config: &'a MeshConfig) -> Self {
-        let mut sorted: Vec<&Object<PeerAuthentication>> = all.iter().map(Arc::as_ref).collect();
+impl Modes {
+    pub(crate) fn of(all: &[Arc<Object<PeerAuthentication>>], config: &MeshConfig) -> Self {
+        let mut sorted: Vec<&Arc<Object<PeerAuthentication>>> = all.iter().collect();
         sorted.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
         let root = config.root_namespace.as_str();
         let mut modes = Self {
-            root,
+            root: root.into(),
             any: !all.is_empty(),
             mesh: None,
             namespaces: HashMap::new(),
             workloads: Vec::new(),
-            selectors: Selectors::new([]),
+            selectors: Selectors::default(),
         };
         let mut selecting = Vec::new();
         for policy in sorted {
@@ -65,14 +65,15 @@ impl<'a> Modes<'a> {
                 // A selector in the root namespace has no scope of its own.
                 Some(_) if in_root => {}
                 Some(labels) => {
-                    modes.workloads.push(policy);
-                    selecting.push((&*policy.meta.namespace, labels, policy));
+                    modes.workloads.push(Arc::clone(policy));
+                    selecting.push((&*policy.meta.namespace, labels, Arc::clone(policy)));
                 }
                 None if in_root => {
-                    modes.mesh.get_or_insert(policy);
+                    modes.mesh.get_or_insert_with(|| Arc::clone(policy));
                 }
                 None => {
-                    modes.namespaces.entry(&policy.meta.namespace).or_insert(policy);
+                    let namespace = (&*policy.meta.namespace).into();
+                    modes.namespaces.entry(namespace).or_insert_with(|| Arc::clone(policy));
                 }
             }
         }
@@ -102,7 +103,7 @@ impl<'a> Modes<'a> {
         let mut messages = Vec::new();
         if self.any {
             let rule = Rule { clauses: vec![clause(no_identity())] };
-            messages.push(deny(self.root, STATIC_STRICT.to_owned(), vec![rule]));
+            messages.push(deny(&self.root, STATIC_STRICT.to_owned(), vec![rule]));
         }
         for policy in &self.workloads {
             if let Effect::Ports(rules) = self.effect(policy) {
@@ -141,7 +142,7 @@ impl<'a> Modes<'a> {
     }
 
     fn namespace_mode(&self, namespace: &str) -> Mode {
-        let scopes = [self.namespaces.get(namespace).copied(), self.mesh];
+        let scopes = [self.namespaces.get(namespace), self.mesh.as_ref()];
         let modes = scopes.into_iter().flatten().filter_map(|policy| policy.spec.mtls);
         modes.filter_map(|mtls| Mode::of(mtls.mode)).next().unwrap_or(Mode::Permissive)
     }

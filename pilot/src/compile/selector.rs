@@ -5,56 +5,76 @@
 
 use std::collections::HashMap;
 
+use twox_hash::XxHash64;
+
 use crate::manifests::Labels;
 
 /// Selectors, indexed by one of their labels.
 #[derive(Debug)]
-pub(crate) struct Selectors<'a, T> {
-    by_label: HashMap<Key<'a>, Vec<(&'a Labels, T)>>,
+pub(crate) struct Selectors<T> {
+    /// By the hash of the namespace and that label: whatever else has the same hash does not match.
+    by_label: HashMap<u64, Vec<One<T>>>,
 }
 
-/// Namespace, and a label's key and value.
-type Key<'a> = (&'a str, &'a str, &'a str);
+#[derive(Debug)]
+struct One<T> {
+    namespace: Box<str>,
+    labels: Labels,
+    value: T,
+}
 
 /// In place of a namespace: the selector counts in all.
 pub(crate) const EVERYWHERE: &str = "";
 
-impl<'a, T: Copy> Selectors<'a, T> {
+impl<T> Default for Selectors<T> {
+    fn default() -> Self {
+        Self { by_label: HashMap::new() }
+    }
+}
+
+impl<T> Selectors<T> {
     /// Indexes `(namespace, labels, value)`; a selector without labels matches nothing.
-    pub(crate) fn new(selectors: impl IntoIterator<Item = (&'a str, &'a Labels, T)>) -> Self {
-        let mut by_label: HashMap<_, Vec<_>> = HashMap::new();
+    pub(crate) fn new<'a>(selectors: impl IntoIterator<Item = (&'a str, &'a Labels, T)>) -> Self {
+        let mut all = Self::default();
         for (namespace, labels, value) in selectors {
             // Any label would do; the last is as often a telling one (`app` < `version`).
             if let Some((key, text)) = labels.iter().next_back() {
-                by_label
-                    .entry((namespace, key.as_str(), text.as_str()))
-                    .or_default()
-                    .push((labels, value));
+                let one = One { namespace: namespace.into(), labels: labels.clone(), value };
+                all.by_label.entry(hash(namespace, key, text)).or_default().push(one);
             }
         }
-        Self { by_label }
+        all
     }
 
     /// The values of the selectors that match a pod.
-    pub(crate) fn matching<'b>(
-        &'b self,
-        namespace: &'b str,
-        pod: &'b Labels,
-    ) -> impl Iterator<Item = T> + 'b {
+    pub(crate) fn matching<'a>(
+        &'a self,
+        namespace: &str,
+        pod: &Labels,
+    ) -> impl Iterator<Item = &'a T> {
         [namespace, EVERYWHERE].into_iter().flat_map(move |scope| {
-            let candidates = pod.iter().filter_map(move |(key, value)| {
-                self.by_label.get(&(scope, key.as_str(), value.as_str()))
-            });
+            let candidates = pod
+                .iter()
+                .filter_map(move |(key, value)| self.by_label.get(&hash(scope, key, value)));
             candidates
                 .flatten()
-                .filter(|(labels, _)| is_subset(labels, pod))
-                .map(|(_, value)| *value)
+                .filter(move |one| *one.namespace == *scope && is_subset(&one.labels, pod))
+                .map(|one| &one.value)
         })
     }
 }
 
-fn is_subset(wanted: &Labels, pod: &Labels) -> bool {
-    wanted.iter().all(|(key, value)| pod.get(key) == Some(value))
+fn hash(namespace: &str, key: &str, value: &str) -> u64 {
+    let mut bytes = Vec::with_capacity(namespace.len() + key.len() + value.len() + 2);
+    for part in [namespace, "\0", key, "\0", value] {
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    XxHash64::oneshot(0, &bytes)
+}
+
+/// Whether an object with these labels is selected.
+pub(crate) fn is_subset(wanted: &Labels, labels: &Labels) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 #[cfg(test)]
@@ -85,7 +105,7 @@ mod tests {
             ("shop", "version=v1", vec![]),
         ] {
             let pod = labels(pod);
-            assert_eq!(selectors.matching(namespace, &pod).collect::<Vec<_>>(), expected);
+            assert_eq!(selectors.matching(namespace, &pod).copied().collect::<Vec<_>>(), expected);
         }
     }
 }

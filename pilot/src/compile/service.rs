@@ -7,7 +7,7 @@ use proto::workload::{
     load_balancing::{HealthPolicy, Mode, Scope},
 };
 
-use super::{MeshConfig, application_protocol, attachment::Waypoints, selector::Selectors};
+use super::{MeshConfig, attachment::Waypoints, registry::Protocol, selector::Selectors};
 use crate::manifests::{
     EndpointSlice, Labels, Manifests, Object, Pod, Service, ServiceKind, SlicePort, TargetPort,
 };
@@ -25,7 +25,7 @@ pub(crate) struct Services<'a> {
     waypoints: &'a Waypoints<'a>,
     all: Vec<&'a Object<Service>>,
     by_name: HashMap<Name<'a>, &'a Object<Service>>,
-    selectors: Selectors<'a, &'a Object<Service>>,
+    selectors: Selectors<&'a Object<Service>>,
     /// Slices of services without a selector, by the pods they name.
     by_pod: HashMap<Name<'a>, Vec<Slice<'a>>>,
     /// Namespaces' own annotation.
@@ -114,7 +114,7 @@ impl<'a> Services<'a> {
                 // Differs from pod to pod: stands in each workload.
                 TargetPort::Name(_) => 0,
             },
-            app_protocol: application_protocol::of(port).into(),
+            app_protocol: Protocol::of_port(port).for_daemons().into(),
         });
         workload::Service {
             name: service.meta.name.to_string(),
@@ -204,9 +204,4 @@ pub(crate) fn slice_ports(service: &Service, slice: &[SlicePort]) -> PortList {
 fn port_pair(service_port: u16, target_port: u16) -> Port {
     let app_protocol = AppProtocol::Unknown.into();
     Port { service_port: service_port.into(), target_port: target_port.into(), app_protocol }
-}
-
-/// Whether labels ask for the mesh, as a pod's or its namespace's do.
-pub(crate) fn dataplane_mode(labels: &Labels) -> Option<&str> {
-    labels.get("istio.io/dataplane-mode").map(String::as_str)
 }

@@ -11,16 +11,17 @@ use super::{
     attachment::Waypoints,
     authorization::Policies,
     peer_authentication::Modes,
-    service::{Services, dataplane_mode, slice_ports},
+    registry::{Enrolled, is_enrolled},
+    service::{Services, slice_ports},
 };
-use crate::manifests::{EndpointSlice, Labels, Manifests, Meta, Namespace, Object, Pod, PodState};
+use crate::manifests::{EndpointSlice, Labels, Manifests, Namespace, Object, Pod, PodState};
 
 /// Everything a workload is made of.
 pub(crate) struct Workloads<'a> {
     pub manifests: &'a Manifests,
     pub config: &'a MeshConfig,
-    pub policies: &'a Policies<'a>,
-    pub modes: &'a Modes<'a>,
+    pub policies: &'a Policies,
+    pub modes: &'a Modes,
     pub services: &'a Services<'a>,
     pub waypoints: &'a Waypoints<'a>,
 }
@@ -69,7 +70,9 @@ impl Workloads<'_> {
         let services = self.services.leading_to(&meta.namespace, &meta.name, &meta.labels, spec);
         let status = match spec.state {
             PodState::Ready => WorkloadStatus::Healthy,
-            PodState::NotReady | PodState::Ended => WorkloadStatus::Unhealthy,
+            PodState::NotReady | PodState::Terminating | PodState::Ended => {
+                WorkloadStatus::Unhealthy
+            }
         };
         let tunnel = match enrolled {
             Enrolled::No => TunnelProtocol::None,
@@ -149,44 +152,6 @@ impl Workloads<'_> {
             other => other.to_owned(),
         }
     }
-}
-
-/// How a pod takes part in the mesh.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Enrolled {
-    /// It does not.
-    No,
-    /// A daemon carries its traffic.
-    Captured,
-    /// It terminates tunnels itself.
-    Native,
-}
-
-/// A node agent writes an annotation once it has captured a pod. In a folder there may be none to write it, and the
-/// intent of the labels counts as soon as nothing contradicts it.
-fn is_enrolled(meta: &Meta, pod: &Pod, namespace: Option<&Labels>) -> Enrolled {
-    let tunnels = meta.labels.get("networking.istio.io/tunnel");
-    if tunnels.is_some_and(|list| list.split(',').any(|name| name == "http")) {
-        return Enrolled::Native;
-    }
-    match meta.annotations.get("ambient.istio.io/redirection").map(String::as_str) {
-        Some("enabled") => return Enrolled::Captured,
-        // `pending` and the like: known, and not captured.
-        Some(_) => return Enrolled::No,
-        None => {}
-    }
-    let daemon = &*meta.namespace == "istio-system"
-        && meta.labels.get("app").is_some_and(|app| app == "ztunnel");
-    let excluded = pod.host_network
-        || daemon
-        || &*meta.namespace == "kube-system"
-        || meta.annotations.contains_key("sidecar.istio.io/status");
-    let wanted = match dataplane_mode(&meta.labels) {
-        Some("ambient") => true,
-        Some("none") => false,
-        Some(_) | None => namespace.and_then(dataplane_mode) == Some("ambient"),
-    };
-    if wanted && !excluded { Enrolled::Captured } else { Enrolled::No }
 }
 
 fn locality(labels: &Labels) -> Option<Locality> {

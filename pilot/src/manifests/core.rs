@@ -93,8 +93,10 @@ pub struct Pod {
 pub enum PodState {
     /// Ready, and not about to end.
     Ready,
-    /// Starting, failing its probes or terminating.
+    /// Starting, or failing its probes.
     NotReady,
+    /// About to end.
+    Terminating,
     /// Succeeded or failed: its address may belong to another.
     Ended,
 }
@@ -149,7 +151,7 @@ pub struct ServicePort {
 }
 
 /// The port of a pod that a Service's port leads to.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum TargetPort {
     /// The same on each pod.
     Number(NonZeroU16),
@@ -175,6 +177,8 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// Whether it can take traffic.
     pub ready: bool,
+    /// Whether it is about to end.
+    pub terminating: bool,
     /// The pod it is, as (namespace, name).
     pub pod: Option<(Box<str>, Box<str>)>,
 }
@@ -264,7 +268,11 @@ fn pod_state(status: &v1::PodStatus, terminating: bool) -> PodState {
         Some(conditions) => conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
         None => status.phase.as_deref().is_none_or(|phase| phase == "Running"),
     };
-    if ready && !terminating { PodState::Ready } else { PodState::NotReady }
+    match (ready, terminating) {
+        (_, true) => PodState::Terminating,
+        (true, false) => PodState::Ready,
+        (false, false) => PodState::NotReady,
+    }
 }
 
 fn pod_addresses(status: &v1::PodStatus, report: &mut Report<'_>) -> Vec<IpAddr> {
@@ -444,8 +452,10 @@ pub(crate) fn endpoint_slice(
                 target.name.as_deref()?.into(),
             ))
         });
-        let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-        endpoints.push(Endpoint { addresses, ready, pod });
+        let conditions = endpoint.conditions.as_ref();
+        let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+        let terminating = conditions.and_then(|c| c.terminating).unwrap_or_default();
+        endpoints.push(Endpoint { addresses, ready, terminating, pod });
     }
     let ports = raw.ports.iter().flatten().enumerate();
     let ports = ports.filter_map(|(i, port)| {

@@ -1,0 +1,51 @@
+//! Whether a pod takes tunnels.
+
+use crate::manifests::{Labels, Meta, Pod};
+
+/// How a workload takes part in the mesh.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Enrolled {
+    /// It does not.
+    No,
+    /// A daemon carries its traffic.
+    Captured,
+    /// It terminates tunnels itself.
+    Native,
+}
+
+/// A node agent writes an annotation once it has captured a pod. In a folder there may be none to write it, and the
+/// intent of the labels counts as soon as nothing contradicts it.
+pub(crate) fn is_enrolled(meta: &Meta, pod: &Pod, namespace: Option<&Labels>) -> Enrolled {
+    if is_native(&meta.labels) {
+        return Enrolled::Native;
+    }
+    match meta.annotations.get("ambient.istio.io/redirection").map(String::as_str) {
+        Some("enabled") => return Enrolled::Captured,
+        // `pending` and the like: known, and not captured.
+        Some(_) => return Enrolled::No,
+        None => {}
+    }
+    let daemon = &*meta.namespace == "istio-system"
+        && meta.labels.get("app").is_some_and(|app| app == "ztunnel");
+    let excluded = pod.host_network
+        || daemon
+        || &*meta.namespace == "kube-system"
+        || meta.annotations.contains_key("sidecar.istio.io/status");
+    let wanted = match dataplane_mode(&meta.labels) {
+        Some("ambient") => true,
+        Some("none") => false,
+        Some(_) | None => namespace.and_then(dataplane_mode) == Some("ambient"),
+    };
+    if wanted && !excluded { Enrolled::Captured } else { Enrolled::No }
+}
+
+/// Whether a workload's labels say that it takes tunnels by itself.
+pub(crate) fn is_native(labels: &Labels) -> bool {
+    let tunnels = labels.get("networking.istio.io/tunnel");
+    tunnels.is_some_and(|list| list.split(',').any(|name| name == "http"))
+}
+
+/// Whether labels ask for the mesh, as a pod's or its namespace's do.
+fn dataplane_mode(labels: &Labels) -> Option<&str> {
+    labels.get("istio.io/dataplane-mode").map(String::as_str)
+}
