@@ -9,7 +9,9 @@ use super::{
     document::{self, Report, Source},
     gateway_api::{Gateway, GatewayStatus},
     networking::{ServiceEntry, ServiceEntryStatus},
+    route_check,
     security::Document,
+    virtual_service_check,
 };
 
 /// A spec that may take something of its object's status.
@@ -21,6 +23,9 @@ pub(super) trait Spec: DeserializeOwned + Default {
     fn with_status(self, _: Self::Status) -> Self {
         self
     }
+
+    /// Reports what the schema does not forbid and no proxy can use.
+    fn check(&self, _: &mut Report<'_>) {}
 }
 
 macro_rules! without_status {
@@ -37,20 +42,35 @@ without_status! {
     super::extensions::WasmPlugin,
     super::gateway_api::BackendTlsPolicy,
     super::gateway_api::GatewayClass,
-    super::gateway_api::GrpcRoute,
-    super::gateway_api::HttpRoute,
     super::gateway_api::ReferenceGrant,
-    super::gateway_api::TcpRoute,
-    super::gateway_api::TlsRoute,
     super::networking::DestinationRule,
     super::networking::Gateway,
     super::networking::ProxyConfig,
     super::networking::Sidecar,
-    super::networking::VirtualService,
     super::networking::WorkloadEntry,
     super::networking::WorkloadGroup,
     super::security::RequestAuthentication,
     super::telemetry::Telemetry,
+}
+
+macro_rules! checked {
+    ($($spec:path: $check:path,)+) => {
+        $(impl Spec for $spec {
+            type Status = serde_json::Value;
+
+            fn check(&self, report: &mut Report<'_>) {
+                $check(self, report);
+            }
+        })+
+    };
+}
+
+checked! {
+    super::gateway_api::GrpcRoute: route_check::grpc_route,
+    super::gateway_api::HttpRoute: route_check::http_route,
+    super::gateway_api::TcpRoute: route_check::tcp_route,
+    super::gateway_api::TlsRoute: route_check::tls_route,
+    super::networking::VirtualService: virtual_service_check::virtual_service,
 }
 
 impl Spec for Gateway {
@@ -119,5 +139,6 @@ fn read_as<T: Spec>(
     } else {
         document::cluster_meta(kind.name(), &raw.metadata, report)?
     };
+    raw.spec.check(report);
     Some(document::object(meta, raw.spec.with_status(raw.status)))
 }

@@ -12,16 +12,21 @@ mod duration;
 pub mod extensions;
 mod folder;
 pub mod gateway_api;
+mod http_check;
+mod http_names;
+mod http_rule_check;
 mod kinds;
 mod limits;
 mod lines;
 pub mod networking;
 mod problem;
 mod resource;
+mod route_check;
 mod security;
 mod security_check;
 pub mod telemetry;
 mod use_waypoint;
+mod virtual_service_check;
 
 pub use core::{
     ConfigMap, Endpoint, EndpointSlice, Namespace, Node, NodeAddress, Pod, PodState, Secret,
@@ -32,6 +37,7 @@ pub(crate) use document::is_dns_name;
 pub(crate) use document::read_file as read_text;
 pub use duration::Duration;
 pub use folder::{Folder, FolderError};
+
 pub use problem::{Place, Problem, Severity};
 pub use resource::{Kind, Manifests, Resource, ServiceAccount};
 pub use security::{
@@ -94,5 +100,7 @@ impl Meta {
     }
 }
 
+#[cfg(test)]
+mod route_check_tests;
 #[cfg(test)]
 mod tests;
