@@ -1,11 +1,13 @@
 //! The control plane: manifests in, xDS and certificates out.
 //!
-//! [`manifests`] reads what the user wrote, [`compile`] turns it into what the daemons take, [`ca`] signs their
+//! [`manifests`] reads what the user wrote, [`compile`] turns it into what the daemons take, [`jwks`] fetches the keys of token
+//! issuers, [`ca`] signs their
 //! certificates, and [`serve`] hands both out.
 
 #![forbid(unsafe_code)]
 
 pub mod ca;
 pub mod compile;
+pub mod jwks;
 pub mod manifests;
 pub mod serve;

@@ -4,7 +4,7 @@
 //! error, the last good state stays and every error is logged.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fs, mem,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use super::{ServeError, state::State};
 use crate::{
     compile::{MeshConfig, ResourceType, compile},
+    jwks::{self, Fetcher, KeySets, Location},
     manifests::{Folder, Problem, Severity},
 };
 
@@ -126,8 +127,17 @@ impl Watched {
         loaded: Arc<Loaded>,
         stop: CancellationToken,
     ) {
-        let mut reloader = Reloader { config, publisher, loaded };
+        let (wanted, to_fetch) = watch::channel(BTreeSet::new());
+        let (fetched, mut keys) = watch::channel(Arc::default());
+        match Fetcher::new() {
+            Ok(fetcher) => {
+                tokio::spawn(jwks::run(fetcher, to_fetch, fetched.clone(), stop.clone()));
+            }
+            Err(error) => warn!(%error, "no roots to trust: no issuer's keys can be fetched"),
+        }
+        let mut reloader = Reloader { config, publisher, loaded, wanted };
         loop {
+            let known = Arc::clone(&keys.borrow_and_update());
             let touched = mem::take(&mut *self.news.lock());
             // Reading and compiling keep a core busy, which must not be one that streams wait for.
             let reload = tokio::task::spawn_blocking(move || {
@@ -138,15 +148,18 @@ impl Watched {
                     self.watched = None;
                 }
                 self.watch();
-                reloader.reload(&mut self.folder, &touched);
+                reloader.reload(&mut self.folder, &touched, known);
                 (self, reloader)
             });
             match reload.await {
                 Ok(both) => (self, reloader) = both,
                 Err(panic) => std::panic::resume_unwind(panic.into_panic()),
             }
-            if stop.run_until_cancelled(self.news.wait()).await.is_none() {
-                return;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.news.wait() => {}
+                // Never an error: a sender is held here.
+                _ = keys.changed() => {}
             }
         }
     }
@@ -195,16 +208,20 @@ struct Reloader {
     config: MeshConfig,
     publisher: watch::Sender<Option<Arc<State>>>,
     loaded: Arc<Loaded>,
+    /// Whose keys are to be fetched.
+    wanted: watch::Sender<BTreeSet<Location>>,
 }
 
 impl Reloader {
-    fn reload(&self, folder: &mut Folder, touched: &HashSet<PathBuf>) {
+    fn reload(&mut self, folder: &mut Folder, touched: &HashSet<PathBuf>, keys: Arc<KeySets>) {
+        let other_keys = self.config.keys != keys;
+        self.config.keys = keys;
         let begun = Instant::now();
         let at = SystemTime::now();
         let before = self.loaded.last();
         match folder.refresh(touched) {
             Ok(changed) => {
-                if !changed && before.at.is_some() && before.unreadable.is_none() {
+                if !changed && !other_keys && before.at.is_some() && before.unreadable.is_none() {
                     return;
                 }
             }
@@ -235,6 +252,12 @@ impl Reloader {
             return;
         }
         counter!("aquifer_pilot_config_loads", "result" => "taken").increment(1);
+        let wanted = jwks::wanted(&manifests);
+        self.wanted.send_if_modified(|known| {
+            let news = *known != wanted;
+            *known = wanted;
+            news
+        });
         let compiled = compile(&manifests, &config);
         let previous = self.publisher.borrow().clone();
         let state = State::after(previous.as_deref(), compiled, at);

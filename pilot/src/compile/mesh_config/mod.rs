@@ -9,7 +9,7 @@ mod proxy;
 mod read;
 
 pub use provider::{
-    AccessLogService, DynatraceApi, DynatraceSampler, ExtAuthzGrpc, ExtAuthzHttp,
+    AccessLogService, DynatraceApi, DynatraceSampler, ENVOY_LOG, ExtAuthzGrpc, ExtAuthzHttp,
     ExtensionProvider, FileAccessLog, GrpcExport, HttpExport, LogFormat, NoFields, Opentelemetry,
     OtelAccessLog, ProviderHeader, ProviderKind, RequestBody, ResourceDetectors, ServiceProvider,
     Skywalking, Stackdriver, StackdriverLogging, TraceContext, Zipkin, status_on_error,
@@ -19,16 +19,19 @@ pub use proxy::{
     ProxyHeaders, ServerHeader, TracingDefaults, ZipkinAddress,
 };
 
-use std::{collections::BTreeMap, time};
+use std::{collections::BTreeMap, sync::Arc, time};
 
 use serde::Deserialize;
 
-use crate::manifests::{
-    Duration, Labels,
-    gateway_api::LabelSelector,
-    networking::{
-        ConnectionPool, H2UpgradePolicy, LocalityBalancing, OutboundTrafficMode, OutlierDetection,
-        Retries, TcpKeepalive,
+use crate::{
+    jwks::KeySets,
+    manifests::{
+        Duration, Labels,
+        gateway_api::LabelSelector,
+        networking::{
+            ConnectionPool, H2UpgradePolicy, LocalityBalancing, OutboundTrafficMode,
+            OutlierDetection, Retries, TcpKeepalive,
+        },
     },
 };
 
@@ -112,6 +115,9 @@ pub struct MeshConfig {
     pub inbound_cluster_stat_name: String,
     /// The form of outbound clusters' names in statistics.
     pub outbound_cluster_stat_name: String,
+    /// Keys of issuers whose keys had to be fetched.
+    #[serde(skip)]
+    pub keys: Arc<KeySets>,
     /// Networks by name: the key `meshNetworks`.
     #[serde(skip)]
     pub networks: BTreeMap<String, Network>,
@@ -329,15 +335,17 @@ impl Default for MeshConfig {
             service_settings: Vec::new(),
             inbound_cluster_stat_name: String::new(),
             outbound_cluster_stat_name: String::new(),
+            keys: Arc::default(),
             networks: BTreeMap::new(),
         }
     }
 }
 
 impl MeshConfig {
-    /// A provider by its name.
+    /// A provider by its name. Two need not be listed: `prometheus`, and `envoy`, which logs to standard output.
     pub fn provider(&self, name: &str) -> Option<&ExtensionProvider> {
-        self.extension_providers.iter().find(|provider| provider.name == name)
+        let listed = self.extension_providers.iter().find(|provider| provider.name == name);
+        listed.or_else(|| ExtensionProvider::built_in().iter().find(|one| one.name == name))
     }
 
     /// The trust domain and its aliases.

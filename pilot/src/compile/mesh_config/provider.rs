@@ -3,7 +3,7 @@
 //! In: an entry of `extensionProviders`. Out: an [`ExtensionProvider`] of exactly one kind.
 #![expect(missing_docs, reason = "the fields are those of Istio's reference, by the same names")]
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use serde::Deserialize;
 
@@ -282,6 +282,26 @@ impl TryFrom<Written> for ExtensionProvider {
             (None, _) => Err(format!("provider `{name}` has no kind that this version knows")),
             (Some(_), Some(_)) => Err(format!("provider `{name}` is of two kinds")),
         }
+    }
+}
+
+/// The provider that logs to standard output, and in the mesh's own format.
+pub const ENVOY_LOG: &str = "envoy";
+
+impl ExtensionProvider {
+    /// Those that are there without being listed.
+    pub(super) fn built_in() -> &'static [Self] {
+        static BUILT_IN: LazyLock<[ExtensionProvider; 2]> = LazyLock::new(|| {
+            let log = FileAccessLog { path: "/dev/stdout".into(), ..FileAccessLog::default() };
+            [
+                ExtensionProvider { name: "prometheus".into(), kind: ProviderKind::Prometheus },
+                ExtensionProvider {
+                    name: ENVOY_LOG.into(),
+                    kind: ProviderKind::FileAccessLog(log),
+                },
+            ]
+        });
+        &*BUILT_IN
     }
 }
 

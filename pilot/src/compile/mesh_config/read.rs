@@ -1,6 +1,9 @@
 //! Reads the mesh's settings from their ConfigMap.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -49,6 +52,7 @@ impl MeshConfig {
                 cluster_domain: self.cluster_domain.clone(),
                 network: self.network.clone(),
                 multi_network: self.multi_network,
+                keys: Arc::clone(&self.keys),
                 trust_domain: given.trust_domain.unwrap_or_else(|| self.trust_domain.clone()),
                 root_namespace: given.root_namespace.unwrap_or_else(|| self.root_namespace.clone()),
                 ..read

@@ -3,7 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    AccessLogEncoding, MeshConfig, Normalization, ProviderKind, Scope, ServiceScope, Visibility,
+    AccessLogEncoding, DefaultProviders, MeshConfig, Normalization, ProviderKind, Scope,
+    ServiceScope, Visibility,
 };
 use crate::manifests::{Labels, Manifests, Severity, read_text};
 
@@ -36,7 +37,10 @@ fn read(mesh: &str) -> (MeshConfig, Vec<String>) {
 
 #[test]
 fn what_is_absent_has_istios_default() {
-    let (config, problems) = read("trustDomain: cluster.local");
+    let (config, problems) =
+        read("trustDomain: cluster.local\ndefaultProviders: {metrics: [prometheus]}");
+    assert_eq!(config.provider("prometheus").unwrap().kind, ProviderKind::Prometheus);
+    let config = MeshConfig { default_providers: DefaultProviders::default(), ..config };
     assert_eq!(problems, [""; 0]);
     assert_eq!(config, MeshConfig::default());
     assert_eq!(config.connect_timeout.0.as_secs(), 10);
