@@ -8,10 +8,11 @@ mod attachment;
 mod authorization;
 pub mod mesh_config;
 mod peer_authentication;
-#[expect(dead_code, unused_imports, reason = "parts of it are for what waypoints receive")]
+#[expect(dead_code, reason = "parts of it are for what waypoints receive")]
 pub(crate) mod registry;
 mod selector;
 mod service;
+pub mod waypoint;
 mod workload;
 
 use std::{
