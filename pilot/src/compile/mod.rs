@@ -28,6 +28,8 @@ use proto::{
 use twox_hash::XxHash64;
 
 pub use mesh_config::MeshConfig;
+/// What routes of the Gateway API refer to, and what of them is followed.
+pub(crate) use waypoint::routes::gateway_api as route_rules;
 
 use crate::manifests::{Manifests, PodState};
 

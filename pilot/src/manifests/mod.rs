@@ -37,6 +37,7 @@ pub(crate) use document::is_dns_name;
 pub(crate) use document::read_file as read_text;
 pub use duration::Duration;
 pub use folder::{Folder, FolderError};
+pub(crate) use http_names::{claim, grpc_code, is_authority};
 
 pub use problem::{Place, Problem, Severity};
 pub use resource::{Kind, Manifests, Resource, ServiceAccount};

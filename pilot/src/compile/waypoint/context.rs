@@ -14,6 +14,7 @@ use super::{
     destination_rule::{Rules, Side, Traffic},
     message::duration,
     networks::Networks,
+    routes::Routes,
 };
 use crate::{
     compile::{
@@ -58,6 +59,8 @@ pub(crate) struct Context<'a> {
     pub hosts: Vec<Arc<Host>>,
     /// Addresses of the pods it stands before.
     pub workloads: Vec<IpAddr>,
+    /// What VirtualServices and routes of the Gateway API say.
+    pub(super) routes: Routes<'a>,
     /// What DestinationRules and BackendTLSPolicies say.
     pub(super) rules: Rules<'a>,
     /// How other networks are reached.
@@ -92,6 +95,7 @@ impl<'a> Context<'a> {
             role,
             hosts: attached.hosts,
             workloads: attached.workloads,
+            routes: Routes::of(manifests, &config.cluster_domain),
             rules: Rules::of(manifests, config, &client.namespace, &client.labels),
             networks: Networks::of(manifests),
         })

@@ -220,6 +220,20 @@ fn unordered(mut value: Value) -> Value {
     value
 }
 
+/// All of them must match: their order means nothing, and istiod's is that of a map.
+fn sort_query_parameters(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            if let Some(Value::Array(all)) = members.get_mut("query_parameters") {
+                all.sort_by_key(ToString::to_string);
+            }
+            members.values_mut().for_each(sort_query_parameters);
+        }
+        Value::Array(values) => values.iter_mut().for_each(sort_query_parameters),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
 fn take(value: &mut Value, key: &str) -> Value {
     value.as_object_mut().and_then(|object| object.remove(key)).unwrap_or(Value::Null)
 }
@@ -252,6 +266,8 @@ fn split_filter(parts: &mut Parts, name: &str, mut filter: Value) {
     for part in ["access_log", "tracing", "route_config"] {
         let value = take(config, part);
         if !value.is_null() {
+            let mut value = value;
+            sort_query_parameters(&mut value);
             parts.insert(format!("{name}/{part}"), value);
         }
     }
