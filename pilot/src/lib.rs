@@ -2,7 +2,7 @@
 //!
 //! [`manifests`] reads what the user wrote, [`compile`] turns it into what the daemons take, [`jwks`] fetches the keys of token
 //! issuers, [`ca`] signs their
-//! certificates, and [`serve`] hands both out.
+//! certificates, [`serve`] hands both out, and [`status`] tells users what became of their objects.
 
 #![forbid(unsafe_code)]
 
@@ -11,3 +11,4 @@ pub mod compile;
 pub mod jwks;
 pub mod manifests;
 pub mod serve;
+pub mod status;
