@@ -47,10 +47,19 @@ pub struct Admission {
     pub authorize: SocketAddr,
     /// Where the application is dialed.
     pub dial: SocketAddr,
-    /// The destination to put into a PROXY protocol header before the first byte, if the application wants one.
-    pub proxy_header: Option<SocketAddr>,
+    /// What to put into a PROXY protocol header before the first byte, if the application wants one.
+    pub announced: Option<Announced>,
     /// The service that was asked for by name, else the first with this target port, for telemetry.
     pub service: Option<Arc<Service>>,
+}
+
+/// What an application is told of what was asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Announced {
+    /// The address that was asked for; of a name, one of its service's.
+    pub destination: SocketAddr,
+    /// The name, if it was one.
+    pub host: Option<Box<str>>,
 }
 
 /// Why a tunnel's request is not for this pod. Its text is the sentence for the user.
@@ -150,7 +159,9 @@ pub fn admit(
                 return Err(Refusal::NotThisPod { requested: address, local: local.ip });
             }
             let service = service_of_port(snapshot, local.workload, address.port());
-            admission(local, address.port(), service, || Ok(address))
+            admission(local, address.port(), service, || {
+                Ok(Announced { destination: address, host: None })
+            })
         }
         Authority::Host { name, port } => {
             let (name, port) = (name.as_str(), *port);
@@ -158,7 +169,8 @@ pub fn admit(
                 .ok_or_else(|| Refusal::UnknownHost { host: name.into() })?;
             let target = port_of(snapshot, local, service, port)?;
             admission(local, target, Some(service.clone()), || {
-                service_address(service, local, port)
+                let destination = service_address(service, local, port)?;
+                Ok(Announced { destination, host: Some(name.into()) })
             })
         }
     }
@@ -236,7 +248,7 @@ fn admission(
     local: Local<'_>,
     port: u16,
     service: Option<Arc<Service>>,
-    asked_for: impl FnOnce() -> Result<SocketAddr, Refusal>,
+    asked_for: impl FnOnce() -> Result<Announced, Refusal>,
 ) -> Result<Admission, Refusal> {
     if is_own_port(port) {
         return Err(Refusal::OwnPort { port });
@@ -259,10 +271,10 @@ fn admission(
                 (AnnouncedAt::Pod, ip) => ip,
             };
             let dial = SocketAddr::new(ip, port);
-            Ok(Admission { authorize, dial, proxy_header: Some(asked_for()?), service })
+            Ok(Admission { authorize, dial, announced: Some(asked_for()?), service })
         }
         Some(AppTunnelProtocol::None) | None => {
-            Ok(Admission { authorize, dial: authorize, proxy_header: None, service })
+            Ok(Admission { authorize, dial: authorize, announced: None, service })
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use mesh::{
-    hbone::{Authority, proxy_header},
+    hbone::{Authority, ProxyHeader},
     identity::{PeerChain, Revocations, Spiffe},
     policy::{self, Action, Connection, Denied, Destination, Policies, Policy},
     store::{Found, Store, Update},
@@ -76,6 +76,11 @@ pub fn baggage(bytes: &[u8]) {
 
 /// A PROXY protocol header is read, by the letter of its specification, as what it was made of.
 pub fn proxy_v2(bytes: &[u8]) {
+    if let Ok(Some((header, length))) = ProxyHeader::parse(bytes) {
+        assert!(length <= bytes.len());
+        let written = header.to_bytes();
+        assert_eq!(ProxyHeader::parse(&written), Ok(Some((header, written.len()))));
+    }
     let Some((head, name)) = bytes.split_at_checked(38) else { return };
     let ip = |six: bool, at: &[u8]| match six {
         true => IpAddr::from(<[u8; 16]>::try_from(at).expect("16 bytes")),
@@ -85,7 +90,7 @@ pub fn proxy_v2(bytes: &[u8]) {
     let client = SocketAddr::new(ip(head[0] % 2 == 1, &head[2..18]), port(&head[18..20]));
     let to = SocketAddr::new(ip(head[1] % 2 == 1, &head[20..36]), port(&head[36..38]));
     let peer = str::from_utf8(name).ok().and_then(|name| Spiffe::parse(name).ok());
-    let header = proxy_header(client, to, peer.as_ref());
+    let header = ProxyHeader { client, destination: to, peer: peer.clone(), host: None }.to_bytes();
 
     assert_eq!(header[..12], *b"\r\n\r\n\0\r\nQUIT\n");
     assert_eq!(header[12], 0x21, "version 2, PROXY");

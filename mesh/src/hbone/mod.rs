@@ -42,7 +42,7 @@ pub use open_error::OpenError;
 pub use outcome::{Abort, AbortSignal, ByteCounters, Ended, Outcome, Side};
 pub use patience::Nuisance;
 pub use pool::{ConnectRequest, Pool};
-pub use proxy_header::proxy_header;
+pub use proxy_header::{BadProxyHeader, ProxyHeader};
 pub use relay::relay;
 pub use slots::PoolKey;
 pub use splice::splice;

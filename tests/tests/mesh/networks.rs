@@ -348,7 +348,7 @@ fn a_tunnel_to_a_gateway_counts_among_those_that_a_pod_may_dial() {
 /// An application that is told who comes, on port 7100 of `shop/cart`: it answers with the address it sees and what it is
 /// told, in hexadecimal.
 fn announced(shop: &Shop) -> Process {
-    let length = 16 + 12 + 3 + WEB.len();
+    let length = 16 + 12 + 3 + WEB.len() + 3 + HOST.len();
     let program = format!("SYSTEM:echo $SOCAT_PEERADDR; od -An -v -tx1 -N {length}");
     let words = ["socat", "TCP-LISTEN:7100,fork,reuseaddr", &program];
     let mut process = shop.pod("shop/cart").spawn("announced", &words).unwrap();
@@ -356,9 +356,9 @@ fn announced(shop: &Shop) -> Process {
     process
 }
 
-/// What the application saw and was told when `shop/web` dialed `to`: the address it saw, and source address, destination and
-/// identity from the header.
-fn told_by_header(shop: &Shop, to: SocketAddrV4) -> anyhow::Result<[String; 4]> {
+/// What the application saw and was told when `shop/web` dialed `to`: the address it saw, and source address, destination,
+/// identity and host name from the header.
+fn told_by_header(shop: &Shop, to: SocketAddrV4) -> anyhow::Result<[String; 5]> {
     let dial = format!("echo question | timeout 10 socat -t 5 - TCP:{to}");
     let answer = shop.pod("shop/web").ask(&["sh", "-c", &dial])?;
     let (seen, dump) = answer.split_once('\n').with_context(|| format!("said {answer:?}"))?;
@@ -370,8 +370,11 @@ fn told_by_header(shop: &Shop, to: SocketAddrV4) -> anyhow::Result<[String; 4]> 
     let ip = |at: usize| Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]);
     let port = u16::from_be_bytes([bytes[26], bytes[27]]);
     ensure!(bytes[28] == 0xd0, "{answer}");
-    let identity = String::from_utf8(bytes[31..].to_vec())?;
-    Ok([seen.to_owned(), ip(16).to_string(), SocketAddrV4::new(ip(20), port).to_string(), identity])
+    let (identity, host) = bytes[31..].split_at(WEB.len());
+    ensure!(host[0] == 0xd1, "{answer}");
+    let [identity, host] = [identity, &host[3..]].map(|text| String::from_utf8(text.to_vec()));
+    let destination = SocketAddrV4::new(ip(20), port).to_string();
+    Ok([seen.to_owned(), ip(16).to_string(), destination, identity?, host?])
 }
 
 #[test]
@@ -383,7 +386,7 @@ fn an_application_that_takes_everything_is_told_who_comes_and_for_what() {
     let through = SocketAddrV4::new(networks.service(), 7000);
     let gateway = networks.shop.pod("street/gateway").ip4().to_string();
     let expect = |shop: &Shop, seen: &str| {
-        let expected = [seen, &gateway, &through.to_string(), WEB];
+        let expected = [seen, &gateway, &through.to_string(), WEB, HOST];
         wait_for(&format!("{expected:?}"), IN_FORCE, || {
             let found = told_by_header(shop, through)?;
             ensure!(found == expected, "found {found:?}");

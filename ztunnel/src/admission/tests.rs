@@ -43,13 +43,14 @@ fn check_at(announced: AnnouncedAt, only_port: Option<u16>, request: &str, expec
     let ip = if ip.is_empty() { workload.addresses[0] } else { ip.parse().unwrap() };
     let requested = authority.parse().unwrap();
     let found = match admit(&snapshot, Local { workload, ip, announced, only_port }, &requested) {
-        Ok(Admission { authorize, dial, proxy_header, service }) => {
+        Ok(Admission { authorize, dial, announced, service }) => {
             let mut text = format!("{authorize}");
             if dial != authorize {
                 text += &format!(" at {dial}");
             }
-            if let Some(header) = proxy_header {
-                text += &format!(" announced as {header}");
+            if let Some(Announced { destination, host }) = announced {
+                text += &format!(" announced as {destination}");
+                text += &host.map(|host| format!(" ({host})")).unwrap_or_default();
             }
             if let Some(service) = service {
                 text += &format!(" of {}", service.key);
@@ -111,7 +112,7 @@ fn an_application_that_wants_a_proxy_header_is_dialed_on_loopback_and_told_the_d
     check("proxy <- 192.0.2.1:80", "10.0.0.7:15088 at 127.0.0.1:15088 announced as 192.0.2.1:80");
     check(
         "proxy@fd00::7 <- six.shop:80",
-        "[fd00::7]:15088 at [::1]:15088 announced as 10.1.0.7:80 of shop/six.shop",
+        "[fd00::7]:15088 at [::1]:15088 announced as 10.1.0.7:80 (six.shop) of shop/six.shop",
     );
     check(
         "proxy <- bare.shop:80",

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Method, StatusCode};
 use mesh::{
-    hbone::{self, AcceptError, Authority, Incoming, Side, Stream, Tunnel},
+    hbone::{self, AcceptError, Authority, Incoming, ProxyHeader, Side, Stream, Tunnel},
     identity::Spiffe,
     policy::Permit,
     store::{Snapshot, Workload},
@@ -291,7 +291,7 @@ async fn dialed(
     admission: &Admission,
 ) -> io::Result<TcpStream> {
     let (node, pod, client) = (&thread.node, &pod.pod, ends.client);
-    let Some(destination) = admission.proxy_header else {
+    let Some(announced) = &admission.announced else {
         return dial::dial_application(node, pod, client.ip(), admission.dial).await;
     };
     let application = match node.announced {
@@ -301,8 +301,14 @@ async fn dialed(
         }
         AnnouncedAt::Pod => dial::dial_application(node, pod, client.ip(), admission.dial).await?,
     };
+    let header = ProxyHeader {
+        client,
+        destination: announced.destination,
+        peer: Some(ends.peer.clone()),
+        host: announced.host.clone(),
+    };
     let mut application = ResetUnlessKept::new(application);
-    application.write_all(&hbone::proxy_header(client, destination, Some(&ends.peer))).await?;
+    application.write_all(&header.to_bytes()).await?;
     Ok(application.keep())
 }
 
