@@ -120,6 +120,9 @@ pub struct ControlPlaneConfig {
     pub ca_headers: Vec<(String, String)>,
     /// Certificate service. `CA_ADDRESS`, default the xDS address.
     pub ca_address: String,
+    /// Whether certificates come from a root in this process's memory, and not from the certificate service. Nobody outside
+    /// knows that root: for trying out what happens on one node. `FAKE_CA`, default false.
+    pub own_authority: bool,
     /// Roots of the certificate service's own certificate: PEM file, PEM text or `SYSTEM`. `CA_ROOT_CA`.
     pub ca_root: PathBuf,
     /// A further name accepted in its certificate. `ALT_CA_HOSTNAME`.
@@ -276,6 +279,7 @@ impl Reader<'_> {
             on_demand: self.parsed("XDS_ON_DEMAND", false),
             xds_root: self.text("XDS_ROOT_CA", ROOT).into(),
             xds_alt_hostname: self.optional("ALT_XDS_HOSTNAME"),
+            own_authority: self.parsed("FAKE_CA", false),
             ca_root: self.text("CA_ROOT_CA", ROOT).into(),
             ca_alt_hostname: self.optional("ALT_CA_HOSTNAME"),
             token_file: self.text("AUTH_TOKEN", "./var/run/secrets/tokens/istio-token").into(),

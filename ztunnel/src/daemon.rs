@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context;
 use mesh::{
     hbone::HboneConfig,
-    identity::{CaClient, Identities},
+    identity::{CaClient, CertificateSource, Identities, LocalCa},
     store::Store,
     telemetry::{self, LogHandle, Metrics},
     xds::{OnDemand, XdsStatus},
@@ -259,9 +259,15 @@ fn cgroup_root() -> Option<PathBuf> {
 fn identities(config: &Config) -> anyhow::Result<Identities> {
     let plane = &config.control_plane;
     let server = control_plane::certificate_service(config);
-    let authority = match config.mode {
-        Mode::Shared => CaClient::new(server),
-        Mode::Dedicated(_) => CaClient::of_caller(server),
+    let authority: Arc<dyn CertificateSource> = match config.mode {
+        _ if plane.own_authority => {
+            tracing::warn!(
+                "FAKE_CA: certificates are of a root of this process, and no other node knows it"
+            );
+            Arc::new(LocalCa::new(&config.node.trust_domain).context("making the root of FAKE_CA")?)
+        }
+        Mode::Shared => Arc::new(CaClient::new(server)),
+        Mode::Dedicated(_) => Arc::new(CaClient::of_caller(server)),
     };
     identity::start(&config.identity, plane.certificate_lifetime, authority, &plane.ca_root)
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::Context;
-use mesh::identity::{CaClient, Identities, IdentityConfig, IdentityFiles};
+use mesh::identity::{CertificateSource, Identities, IdentityConfig, IdentityFiles};
 use tokio::task::spawn_local;
 
 use self::{
@@ -35,7 +35,7 @@ const CERTIFICATE_WAIT: Duration = Duration::from_secs(10);
 pub(crate) fn start(
     settings: &IdentitySection,
     lifetime: Duration,
-    authority: CaClient,
+    authority: Arc<dyn CertificateSource>,
     ca_root: &Path,
 ) -> anyhow::Result<Identities> {
     let mut lists = RevocationFile::new(settings.revocation_lists.clone());
@@ -60,7 +60,7 @@ pub(crate) fn start(
         return Ok(identities);
     }
     let watched_roots = Watched::new(&[ca_root]);
-    let identities = Identities::start(Arc::new(authority), config);
+    let identities = Identities::start(authority, config);
     spawn_local(follow_lists(identities.clone(), lists, watched_lists));
     spawn_local(follow_roots(identities.clone(), ca_root.to_owned(), watched_roots));
     Ok(identities)
