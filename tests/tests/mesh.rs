@@ -53,6 +53,8 @@ mod recorded;
 mod replayed;
 #[path = "mesh/shop.rs"]
 mod shop;
+#[path = "mesh/socks.rs"]
+mod socks;
 #[path = "mesh/telemetry.rs"]
 mod telemetry;
 #[path = "mesh/topology.rs"]

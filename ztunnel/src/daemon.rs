@@ -143,6 +143,7 @@ fn node(config: &Config) -> anyhow::Result<Node> {
             Some(true) => Sources::Preserved,
             Some(false) => Sources::Own,
         },
+        socks5: config.sockets.socks5,
         shortages: Shortages::new(descriptor_limit()),
         drain_limit: config.drain_limit,
         balance: Balance::new(DefaultLimits {

@@ -137,6 +137,8 @@ reasons! {
     /// The peer has given up too many requests before they were answered, and may make no more for a while.
     PeerGaveUp "peer_gave_up" Connect;
 
+    /// The application's SOCKS5 request is malformed, or for something else than a connection.
+    SocksRequest "socks_request" Connect;
     /// The application on this node reset the connection.
     ApplicationReset "application_reset" Connect;
     /// Reading or writing an established connection failed.

@@ -32,6 +32,8 @@ pub struct PodListeners {
     pub hbone: Vec<TcpListener>,
     /// Captured DNS queries; without them DNS is not captured.
     pub dns: Option<DnsListeners>,
+    /// SOCKS5 at the pod's loopback address, where that is switched on.
+    pub socks: Option<TcpListener>,
 }
 
 impl PodListeners {
@@ -52,6 +54,7 @@ impl PodListeners {
             plaintext: some(PLAINTEXT_PORT)?,
             hbone: some(HBONE_PORT)?,
             dns: None,
+            socks: None,
         })
     }
 
@@ -68,6 +71,7 @@ impl PodListeners {
             plaintext: again(&self.plaintext)?,
             hbone: again(&self.hbone)?,
             dns: self.dns.as_ref().map(DnsListeners::try_clone).transpose()?,
+            socks: self.socks.as_ref().map(TcpListener::try_clone).transpose()?,
         })
     }
 }
@@ -83,6 +87,24 @@ pub fn pod_listener(netns: &Netns, port: u16, options: &SocketOptions) -> io::Re
     netns.enter(|| match listen(port, options) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => listen(0, options),
         other => other,
+    })?
+}
+
+/// Opens a non-blocking listener at `port` of the pod's IPv4 loopback address, for the pod alone.
+///
+/// # Errors
+/// The namespace cannot be entered, or the kernel's answer to socket(), bind() or listen(): nothing steers to it, so that the
+/// port must be free.
+pub fn loopback_listener(
+    netns: &Netns,
+    port: u16,
+    options: &SocketOptions,
+) -> io::Result<TcpListener> {
+    netns.enter(|| {
+        let socket = listen_v4_at(Ipv4Addr::LOCALHOST, port, options)?;
+        options.prepare(&socket)?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
     })?
 }
 
@@ -111,9 +133,13 @@ fn listen(port: u16, options: &SocketOptions) -> io::Result<TcpListener> {
 }
 
 fn listen_v4(port: u16, options: &SocketOptions) -> io::Result<Socket> {
+    listen_v4_at(Ipv4Addr::UNSPECIFIED, port, options)
+}
+
+fn listen_v4_at(ip: Ipv4Addr, port: u16, options: &SocketOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     reuse_port(&socket, options)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+    socket.bind(&SocketAddr::from((ip, port)).into())?;
     Ok(socket)
 }
 

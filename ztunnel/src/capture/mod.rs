@@ -43,7 +43,7 @@ pub use dns_listeners::DnsListeners;
 use enrolment::Enrolment;
 pub use enrolment::{EnrolledPod, uninstall};
 pub use error::CaptureError;
-pub use listeners::{PodListeners, home_listener, pod_listener};
+pub use listeners::{PodListeners, home_listener, loopback_listener, pod_listener};
 pub use netns::{Netns, NetnsError};
 use object::{Object, Pins};
 pub use preflight::{Missing, preflight, self_check};

@@ -39,6 +39,9 @@ pub struct SocketSection {
     /// Whether applications see their clients' addresses. `ENABLE_ORIG_SRC`: true, false, or by default where the pod's
     /// routing can be set up for it.
     pub original_source: Option<bool>,
+    /// Whether applications may ask for connections by SOCKS5 at 127.0.0.1:15080 of their pod. `UNSTABLE_ENABLE_SOCKS5`,
+    /// default false.
+    pub socks5: bool,
 }
 
 impl Reader<'_> {
@@ -53,6 +56,7 @@ impl Reader<'_> {
                 .parsed("KEEPALIVE_RETRIES", const { NonZeroU16::new(9).expect("9 is not 0") }),
             user_timeout: self.parsed("USER_TIMEOUT_ENABLED", false),
             packet_mark: self.parsed("PACKET_MARK", mark),
+            socks5: self.parsed("UNSTABLE_ENABLE_SOCKS5", false),
             ipv6: self.parsed("IPV6_ENABLED", true),
             port_reuse: self.parsed("INPOD_PORT_REUSE", true),
             original_source: self

@@ -46,7 +46,10 @@ pub const OUTBOUND_PORT: u16 = 15001;
 /// Inbound connections in the clear are captured to this port.
 pub const PLAINTEXT_PORT: u16 = 15006;
 
-/// Whether a port is one that the daemon itself listens on in the pod's network namespace.
+/// Applications ask for connections at this port of the pod's loopback address, where that is switched on.
+pub const SOCKS_PORT: u16 = 15080;
+
+/// Whether a port is one that the daemon itself always listens on in the pod's network namespace.
 pub fn is_own_port(port: u16) -> bool {
     [OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT].contains(&port)
 }

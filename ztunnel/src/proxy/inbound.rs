@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     admin::{Direction, Listed, OpenConnection, Protocol},
-    admission::{Admission, AnnouncedAt, Local, admit},
+    admission::{Admission, AnnouncedAt, Local, Refusal, admit},
     capture::{self, ResetUnlessKept},
 };
 
@@ -232,6 +232,10 @@ fn admitted(
     let (ip, only_port) = (ends.local.ip(), pod.pod.only_port);
     let local = Local { workload: &workload, ip, announced, only_port };
     let admission = admit(snapshot, local, authority)
+        .and_then(|admission| match admission.authorize.port() {
+            port if thread.node.is_own_port(port) => Err(Refusal::OwnPort { port }),
+            _ => Ok(admission),
+        })
         .map_err(|refusal| (refusal.status(), Failure::new(Reason::from(&refusal), &refusal)))?;
     Ok((workload, admission))
 }

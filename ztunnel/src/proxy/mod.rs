@@ -30,6 +30,7 @@ mod revocation;
 mod share;
 #[cfg(test)]
 mod sizes;
+mod socks;
 mod stale;
 mod thread;
 
@@ -53,6 +54,7 @@ use crate::{
     balance::Balance,
     capture::{Capture, Sources},
     dns::DnsSection,
+    next_hop::{SOCKS_PORT, is_own_port},
 };
 
 /// What all data threads share.
@@ -84,6 +86,8 @@ pub struct Node {
     pub limits: PodLimits,
     /// Whether applications see their clients' addresses.
     pub sources: Sources,
+    /// Whether applications may ask for connections by SOCKS5.
+    pub socks5: bool,
     /// Tells of a lack of descriptors.
     pub shortages: Shortages,
     /// How long open tunnels may go on once draining began.
@@ -98,4 +102,11 @@ pub struct Node {
     pub draining: CancellationToken,
     /// Cancelled when connections still open are cut.
     pub ending: CancellationToken,
+}
+
+impl Node {
+    /// Whether a port is one that the daemon itself listens on in pods' network namespaces.
+    fn is_own_port(&self, port: u16) -> bool {
+        is_own_port(port) || (self.socks5 && port == SOCKS_PORT)
+    }
 }

@@ -58,7 +58,7 @@ pub(super) struct OneTunnel {
 }
 
 /// A connection that goes somewhere.
-struct Connected {
+pub(super) struct Connected {
     near: TcpStream,
     far: Far,
     permit: Permit,
@@ -85,26 +85,36 @@ pub(super) async fn serve(
     let _open = thread.metrics.socket(Reporter::Source);
     let _load = thread.loaded();
     // Boxed: what it takes to connect is not kept while bytes are copied.
-    let connecting = Box::pin(connect(&thread, &pod, tcp, client));
+    let connecting = Box::pin(connect_captured(&thread, &pod, tcp, client));
     if let Some(connected) = connecting.await {
         connected.carry(&thread).await;
     }
 }
 
-/// Has the connection made to its next hop. If that fails it is refused and recorded.
-async fn connect(
+async fn connect_captured(
     thread: &Rc<DataThread>,
     pod: &Rc<LocalPod>,
     near: TcpStream,
     client: SocketAddr,
 ) -> Option<Connected> {
-    let original = match original_destination(thread, &near) {
-        Ok(original) => original,
+    match original_destination(thread, &near) {
+        Ok(original) => connect(thread, pod, near, client, original).await,
         Err(failure) => {
             refuse(Reporter::Source, near, client, client, &failure);
-            return None;
+            None
         }
-    };
+    }
+}
+
+/// Has the connection that the pod makes to `original`, however that became known, made to its next hop. If that fails it
+/// is refused and recorded.
+pub(super) async fn connect(
+    thread: &Rc<DataThread>,
+    pod: &Rc<LocalPod>,
+    near: TcpStream,
+    client: SocketAddr,
+    original: SocketAddr,
+) -> Option<Connected> {
     let began = Instant::now();
     let source = match admit(thread, pod).await {
         Ok(source) => source,
@@ -168,7 +178,7 @@ async fn admit(thread: &DataThread, pod: &LocalPod) -> Result<Arc<Workload>, Fai
 
 impl Connected {
     /// Copies until both sides have ended, and records the connection.
-    async fn carry(self, thread: &DataThread) {
+    pub(super) async fn carry(self, thread: &DataThread) {
         let Self { near, far, permit, metrics, order, _registered, _held } = self;
         let (counters, note) = (NearInitiates(&metrics), CutNote::default());
         let outcome = match far {

@@ -22,7 +22,6 @@ use super::{
 use crate::{
     admin::{Direction, OpenConnection, Protocol},
     capture,
-    next_hop::is_own_port,
 };
 
 /// Serves one accepted connection to its end, and keeps its place in the pod's share as long.
@@ -43,7 +42,7 @@ pub(super) async fn serve(
             return;
         }
     };
-    if is_own_port(target.port()) {
+    if thread.node.is_own_port(target.port()) {
         let error = format!("{target} is a port of the daemon's own");
         return refuse(
             Reporter::Destination,

@@ -25,7 +25,11 @@ use self::{claims::Claims, itself::Itself, on_host::Host, wanted::Wanted};
 use super::{DataThreads, Node, Pod, thread::ThreadListeners};
 use crate::{
     admin::{PodState, PodStatus},
-    capture::{DaemonAway, DnsListeners, Netns, PodCapture, PodListeners, Scope, Sources},
+    capture::{
+        DaemonAway, DnsListeners, Netns, PodCapture, PodListeners, Scope, Sources,
+        loopback_listener,
+    },
+    next_hop::SOCKS_PORT,
     pods::{AddError, Announced, DnsCapture, PodTable, PodUid, SourceAddress, WithoutDaemon},
 };
 
@@ -266,6 +270,10 @@ impl Pods {
             let dns = DnsListeners::open(&pod.netns, &pod.ips, self.node.dns.port);
             listeners.dns = Some(dns.map_err(listen)?);
         }
+        if self.node.socks5 {
+            let socks = loopback_listener(&pod.netns, SOCKS_PORT, self.node.capture.sockets());
+            listeners.socks = Some(socks.map_err(listen)?);
+        }
         let capture = PodCapture {
             netns: pod.netns.clone(),
             ips: pod.ips.clone(),
@@ -293,16 +301,18 @@ impl Pods {
             self.host.replace(Some(host));
         }
         let pod = Arc::new(pod);
-        let PodListeners { outbound, plaintext, hbone, dns } = listeners;
-        let listeners = outbound
+        let PodListeners { outbound, plaintext, hbone, dns, socks } = listeners;
+        let mut listeners: Vec<_> = outbound
             .into_iter()
             .zip(plaintext)
             .zip(hbone)
             .map(|((outbound, plaintext), hbone)| {
                 let (outbound, plaintext, hbone) = (Some(outbound), Some(plaintext), Some(hbone));
-                ThreadListeners { outbound, plaintext, hbone }
+                ThreadListeners { outbound, plaintext, hbone, socks: None }
             })
             .collect();
+        // One thread takes what a pod asks for by SOCKS5, as one takes its queries.
+        listeners[self.threads.of(&pod)].socks = socks;
         let asker = asker.as_ref().unwrap_or(&pod);
         let served = self.threads.serve(&pod, listeners);
         served

@@ -80,6 +80,7 @@ pub(super) fn blame(reason: Reason) -> Blame {
         // The connection was made.
         | Reason::PeerStalled
         | Reason::PeerGaveUp
+        | Reason::SocksRequest
         | Reason::ApplicationReset
         | Reason::ConnectionFailed => Blame::Nobody,
     }

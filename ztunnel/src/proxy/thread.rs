@@ -40,6 +40,7 @@ use super::{
     outbound, plaintext,
     revocation::{Peers, Standing},
     share::{Held, Share},
+    socks,
     stale::retire_stale,
 };
 use crate::{capture::DnsListeners, dns, pods::PodUid};
@@ -93,6 +94,7 @@ pub(super) struct ThreadListeners {
     pub(super) outbound: Option<std::net::TcpListener>,
     pub(super) plaintext: Option<std::net::TcpListener>,
     pub(super) hbone: Option<std::net::TcpListener>,
+    pub(super) socks: Option<std::net::TcpListener>,
 }
 
 /// One data thread.
@@ -172,9 +174,14 @@ impl DataThreads {
         Ok(())
     }
 
-    /// Gives one thread the pod's queries: pods are dealt by their namespaces' cookies, which are counted up.
+    /// The thread for what one thread does of a pod: pods are dealt by their namespaces' cookies, which are counted up.
+    pub(super) fn of(&self, pod: &Pod) -> usize {
+        usize::try_from(pod.netns.cookie()).unwrap_or(0) % self.count()
+    }
+
+    /// Gives one thread the pod's queries.
     pub(super) fn serve_dns(&self, pod: &Arc<Pod>, listeners: DnsListeners) -> Result<(), Stuck> {
-        let index = usize::try_from(pod.netns.cookie()).unwrap_or(0) % self.count();
+        let index = self.of(pod);
         let order = Order::Dns { pod: pod.clone(), listeners };
         self.handles[index].orders.try_send(order).map_err(|_| Stuck { index })
     }
@@ -266,6 +273,7 @@ impl DataThread {
         let outbound = listener(listeners.outbound)?;
         let plaintext = listener(listeners.plaintext)?;
         let hbone = listener(listeners.hbone)?;
+        let socks = listener(listeners.socks)?;
         let budget = Some(pod.share.windows());
         let hbone_config = HboneConfig { budget, ..self.node.hbone.clone() };
         let pool = Pool::new(hbone_config.clone());
@@ -286,6 +294,12 @@ impl DataThread {
                     spawn_local(outbound::serve(thread, pod, tcp, peer, held));
                 },
             ));
+        }
+        if let Some(socks) = socks {
+            let (this, served) = (self.clone(), local.clone());
+            spawn_local(accept(this, served, socks, of_source, |thread, pod, tcp, peer, held| {
+                spawn_local(socks::serve(thread, pod, tcp, peer, held));
+            }));
         }
         if let Some(plaintext) = plaintext {
             let (this, served) = (self.clone(), local.clone());
