@@ -9,7 +9,7 @@ pub(super) mod fixture;
 
 use fixture::policies;
 
-/// Decides `<namespace>/<service account>|- <address> -> <address>:<port> [naming <policy>..]` for a workload of
+/// Decides `[<trust domain>/]<namespace>/<service account>|- <address> -> <address>:<port> [naming <policy>..]` for a workload of
 /// namespace `shop`.
 fn check(written: &str, connection: &str, expected: &str) {
     with(written, connection, |policies, to, connection| {
@@ -53,9 +53,10 @@ fn with(
     let [peer, source, "->", destination, named @ ..] = &words[..] else {
         panic!("not understood: {connection}");
     };
-    let peer = (*peer != "-").then(|| {
-        let (namespace, account) = peer.split_once('/').unwrap();
-        Spiffe::new("cluster.local", namespace, account).unwrap()
+    let peer = (*peer != "-").then(|| match peer.split('/').collect::<Vec<_>>()[..] {
+        [namespace, account] => Spiffe::new("cluster.local", namespace, account).unwrap(),
+        [domain, namespace, account] => Spiffe::new(domain, namespace, account).unwrap(),
+        _ => panic!("not understood: {peer}"),
     });
     let named: Vec<Arc<str>> = named.iter().skip(1).map(|key| (*key).into()).collect();
     let connection = Connection {
@@ -288,6 +289,34 @@ fn a_service_account_is_compared_in_whatever_trust_domain_and_never_matches_nobo
     check_match("not_service_accounts=web/back", FROM_WEB, true);
     check_match("service_accounts=web/front", PLAIN, false);
     check_match("not_service_accounts=web/front", PLAIN, true);
+    let elsewhere = "other.example/web/front 10.0.0.1 -> 10.1.0.1:8080";
+    check_match("service_accounts=web/front", elsewhere, true);
+    check_match("not_service_accounts=web/front", elsewhere, false);
+    // A principal is compared with its trust domain.
+    check_match("principals=cluster.local/ns/web/sa/front", elsewhere, false);
+    check_match("principals=other.example/ns/web/sa/front", elsewhere, true);
+}
+
+/// The connection is of `web/front`, from 10.0.0.1 to 10.1.0.1:8080.
+#[test]
+fn every_field_has_wanted_and_excluded_values_and_both_must_hold() {
+    for (field, own, other) in [
+        ("namespaces", "web", "bank"),
+        ("service_accounts", "web/front", "web/back"),
+        ("principals", "cluster.local/ns/web/sa/front", "cluster.local/ns/bank/sa/front"),
+        ("source_ips", "10.0.0.0/24", "10.9.0.0/24"),
+        ("destination_ips", "10.1.0.1/32", "10.1.0.2/32"),
+        ("ports", "8080", "80"),
+    ] {
+        for (wanted, excluded, expected) in
+            [(own, other, true), (own, own, false), (other, own, false), (other, other, false)]
+        {
+            let rule = format!("{field}={wanted} not_{field}={excluded}");
+            check_match(&rule, FROM_WEB, expected);
+        }
+        check_match(&format!("{field}={other}+{own}"), FROM_WEB, true);
+        check_match(&format!("not_{field}={other}+{own}"), FROM_WEB, false);
+    }
 }
 
 #[test]
@@ -384,6 +413,25 @@ fn dry_run_policies_report_and_decide_nothing() {
     let reports = "shop/a Deny { rule: 1 }, shop/c NoAllow, shop/d Allow { rule: 2 }";
     check_dry_run(written, FROM_WEB, reports);
     check_dry_run("deny shop/x namespace *", FROM_WEB, "");
+}
+
+#[test]
+fn a_dry_run_changes_no_decision_of_those_that_are_enforced() {
+    let not_allowed = "no policy allows this connection: nearest is rule 1 of shop/a, \
+                       whose namespaces wants bank and found web";
+    for (written, expected) in [
+        ("deny-dry shop/d namespace *", "unrestricted"),
+        ("allow-dry shop/d namespace namespaces=bank", "unrestricted"),
+        ("allow-dry shop/d namespace none", "unrestricted"),
+        ("deny-dry shop/d namespace * \n allow shop/a namespace *", "allowed by rule 1 of shop/a"),
+        ("allow-dry shop/d namespace * \n allow shop/a namespace namespaces=bank", not_allowed),
+        (
+            "allow-dry shop/c namespace * \n deny shop/d namespace *",
+            "policy shop/d denies this connection: its rule 1 matches",
+        ),
+    ] {
+        check(written, FROM_WEB, expected);
+    }
 }
 
 #[test]

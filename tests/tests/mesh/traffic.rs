@@ -87,6 +87,15 @@ fn two_thousand_connections_are_held_and_served_at_once() {
 }
 
 #[test]
+fn a_pod_reaches_itself_by_its_addresses_and_by_its_service() {
+    let Some(shop) = Shop::open() else { return };
+    for host in addresses(&shop, "shop/cart") {
+        let tried = shop.attempt("shop/cart", &format!("{host}:7000"));
+        tried.unwrap_or_else(|error| panic!("{host}: {error:#}"));
+    }
+}
+
+#[test]
 fn a_closed_port_is_refused_and_not_waited_for() {
     let Some(shop) = Shop::open() else { return };
     for path in ["shop/near", "shop/cart"] {

@@ -24,6 +24,11 @@ const SHOP: &str = "
     service  twin2 10.1.1.2:80           -> cart:8081 ns=other host=twin.example
     service  own   10.1.0.8:80           -> cart:15006
     workload pod   10.0.0.4              hbone waypoint=10.0.0.9
+    workload loop  10.0.0.5              hbone app-tunnel=15006
+    service  podded 10.1.0.10:80         -> pod:8080
+    service  two   [fd01::2]:80,[fd01::3]:80 -> proxy:8080
+    service  far   10.9.0.1:80           -> proxy:8080 network=other
+    service  block 10.3.0.0/16:80        -> proxy:8080
 ";
 
 /// Decides `<workload>[@<address>] <- <authority>`.
@@ -102,6 +107,29 @@ fn a_waypoint_takes_what_it_guards_and_nothing_else() {
 }
 
 #[test]
+fn the_waypoint_of_a_workload_does_not_guard_its_services_nor_that_of_a_service_its_workloads() {
+    let refusal = "is not an address of this pod (10.0.0.9), nor is it the waypoint of it";
+    check("way <- 10.0.0.4:8080", "10.0.0.9:8080");
+    check("way <- 10.1.0.10:80", &format!("400 10.1.0.10:80 {refusal}"));
+    check("way <- 10.1.0.5:80", "10.0.0.9:80");
+    check("way <- 10.0.0.2:8080", &format!("400 10.0.0.2:8080 {refusal}"));
+}
+
+#[test]
+fn the_address_of_a_name_is_of_the_pods_network_and_there_of_ipv4_and_no_prefix() {
+    let announced = |host: &str, expected: &str| {
+        let request = format!("proxy <- {host}:80");
+        let prefix = "10.0.0.7:15088 at 127.0.0.1:15088 announced as";
+        check(&request, &format!("{prefix} {expected} ({host}) of shop/{host}"));
+    };
+    announced("six.shop", "10.1.0.7:80");
+    announced("two.shop", "[fd01::2]:80");
+    announced("far.shop", "10.9.0.1:80");
+    let none = "503 service shop/block.shop has no address to put into the PROXY protocol header";
+    check("proxy <- block.shop:80", none);
+}
+
+#[test]
 fn an_application_that_takes_everything_on_one_port_gets_it_there() {
     check("wide <- 192.0.2.1:80", "10.0.0.8:15088");
     check("wide <- cart.shop:80", "10.0.0.8:15088 of shop/cart.shop");
@@ -161,6 +189,9 @@ fn the_meshs_own_ports_are_refused() {
         check(&format!("cart <- 10.0.0.2:{port}"), &format!("503 port {port} is the mesh's own"));
     }
     check("cart <- own.shop:80", "503 port 15006 is the mesh's own");
+    // Whether it was asked for or is where the application takes everything.
+    check("loop <- 10.0.0.5:80", "503 port 15006 is the mesh's own");
+    check("wide <- 10.0.0.8:15001", "503 port 15001 is the mesh's own");
 }
 
 #[test]
