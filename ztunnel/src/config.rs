@@ -55,7 +55,7 @@ pub struct Config {
     /// Where the daemon answers its operators.
     pub listen: ListenSection,
     /// Data threads. `ZTUNNEL_WORKER_THREADS`: a number, `50%` of the CPUs, or 0 for all. Default one per CPU, at most
-    /// `ZTUNNEL_CPU_LIMIT`.
+    /// `ZTUNNEL_RESOURCE_CPU_LIMIT` or `ZTUNNEL_CPU_LIMIT`, and `ZTUNNEL_RESOURCE_CPU_REQUEST` even if that is more.
     pub threads: NonZeroUsize,
     /// Log decisions of policy at info, not debug. `AUTHZ_POLICY_INFO_LOGGING`, default false.
     pub policy_decisions_at_info: bool,
@@ -235,6 +235,9 @@ impl Config {
             policy_decisions_at_info: from.parsed("AUTHZ_POLICY_INFO_LOGGING", false),
             drain_limit: from.drain_limit(),
         };
+        if !from.parsed("ENABLE_PROXY", true) {
+            from.refuse("ENABLE_PROXY", false, "there is no daemon without its proxy");
+        }
         if from.errors.is_empty() { Ok(config) } else { Err(from.errors) }
     }
 }
@@ -386,7 +389,12 @@ impl Reader<'_> {
     fn threads(&mut self, cpus: NonZeroUsize) -> NonZeroUsize {
         const NAME: &str = "ZTUNNEL_WORKER_THREADS";
         let Some(value) = self.optional(NAME) else {
-            let quota: usize = self.parsed("ZTUNNEL_CPU_LIMIT", 0);
+            let limit = self.parsed("ZTUNNEL_CPU_LIMIT", 0);
+            let limit = self.parsed("ZTUNNEL_RESOURCE_CPU_LIMIT", limit);
+            let quota: usize = match limit {
+                0 => 0,
+                limit => limit.max(self.parsed("ZTUNNEL_RESOURCE_CPU_REQUEST", 0)),
+            };
             return NonZeroUsize::new(quota).map_or(cpus, |quota| quota.min(cpus));
         };
         let number = match value.strip_suffix('%') {

@@ -38,6 +38,10 @@ fn data_threads_are_a_number_a_share_or_all_and_within_the_cpu_limit() {
     assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "50%")]), 1);
     assert_eq!(threads(&[("ZTUNNEL_CPU_LIMIT", "1")]), 1);
     assert_eq!(threads(&[("ZTUNNEL_CPU_LIMIT", "64")]), 2);
+    assert_eq!(threads(&[("ZTUNNEL_CPU_LIMIT", "2"), ("ZTUNNEL_RESOURCE_CPU_LIMIT", "1")]), 1);
+    let requested = ("ZTUNNEL_RESOURCE_CPU_REQUEST", "2");
+    assert_eq!(threads(&[("ZTUNNEL_CPU_LIMIT", "1"), requested]), 2);
+    assert_eq!(threads(&[requested]), 2);
 }
 
 #[test]
@@ -74,6 +78,7 @@ fn the_grace_period_bounds_the_drain() {
 
 #[test]
 fn bad_values_are_refused_by_name() {
+    check_refused("ENABLE_PROXY", "false", "there is no daemon without its proxy");
     check_refused("ZTUNNEL_WORKER_THREADS", "-1", "invalid digit found in string");
     check_refused("ZTUNNEL_WORKER_THREADS", "0%", "a share of the CPUs is from 1% to 100%");
     check_refused("HTTP2_FRAME_SIZE", "16777216", "at most 16777215 is allowed");
