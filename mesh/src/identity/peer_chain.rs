@@ -298,7 +298,7 @@ mod tests {
         let leaf = made(&params("leaf", 3), &Issuer::new(params("middle", 2), key));
         let Mesh { decoy, .. } = Mesh::new();
         let roots = |all: &[&CertificateDer<'static>]| -> Roots {
-            all.iter().map(|root| CertificateDer::clone(root)).collect()
+            all.iter().copied().cloned().collect()
         };
         for (presented, trusted, expected) in [
             (vec![&leaf, &middle], roots(&[&other, &root]), true),
