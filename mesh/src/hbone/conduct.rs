@@ -13,6 +13,7 @@ use std::{
 use super::{
     frames::{Frame, Kind},
     patience::{Nuisance, Patience},
+    source::Source,
     transport::Witness,
 };
 
@@ -84,6 +85,11 @@ impl Default for Conduct {
 impl StreamConduct {
     pub(super) fn new(witness: &Rc<Witness>, stream: h2::StreamId) -> Self {
         Self { witness: Rc::clone(witness), stream: stream.as_u32() }
+    }
+
+    /// Whose turn it must be for the stream to move something.
+    pub(super) fn source(&self) -> &Source {
+        &self.witness.source
     }
 
     /// Whether the peer has ended its way of the stream.

@@ -53,7 +53,7 @@ pub async fn open_inner(
     request: ConnectRequest,
     config: &HboneConfig,
 ) -> Result<Inner, OpenError> {
-    let witness = Rc::<Witness>::default();
+    let witness = Witness::of(outer.source().clone());
     let channel = Channel::new(outer, Rc::clone(&witness));
     let limit = config.handshake_limit;
     let name = session_name(&request.authority, dial);

@@ -23,8 +23,10 @@ mod patience;
 mod pool;
 mod proxy_header;
 mod relay;
+mod rounds;
 mod slots;
 mod socket;
+mod source;
 mod splice;
 mod stream;
 #[cfg(test)]
@@ -45,6 +47,7 @@ pub use pool::{ConnectRequest, Pool};
 pub use proxy_header::{BadProxyHeader, ProxyHeader};
 pub use relay::relay;
 pub use slots::PoolKey;
+pub use source::take_turns;
 pub use splice::splice;
 pub use stream::{ErrorCode, Stream, StreamError};
 pub use tunnel::{AcceptError, Incoming, Tunnel, TunnelError};

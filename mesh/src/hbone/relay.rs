@@ -16,7 +16,9 @@ use tokio::{io::Interest, net::TcpStream};
 use super::{
     AbortSignal, ByteCounters, Ended, Outcome, Side,
     buffers::Buffer,
+    rounds::Place,
     socket,
+    source::Source,
     splice::{TURN_BYTES, Way},
 };
 use crate::policy::Permit;
@@ -31,8 +33,10 @@ pub async fn relay(
     abort: impl AbortSignal,
 ) -> Outcome {
     let (mut sent_bytes, mut received_bytes) = (0, 0);
-    let mut up = OneWay::new(&near, &far);
-    let mut down = OneWay::new(&far, &near);
+    // A connection that is gone already moves nothing.
+    let source = near.peer_addr().map(|peer| Source::of(peer.ip())).unwrap_or_default();
+    let mut up = OneWay::new(&near, &far, &source);
+    let mut down = OneWay::new(&far, &near, &source);
     let mut first = Side::Near;
     let ended = {
         let mut abort = pin!(abort);
@@ -101,6 +105,10 @@ struct OneWay<'a> {
     way: Way,
     /// Read, and not yet taken.
     unwritten: Bytes,
+    /// Whose turn it must be to read.
+    source: &'a Source,
+    /// Bytes of the last read.
+    last_bytes: usize,
 }
 
 enum Failed {
@@ -118,8 +126,8 @@ impl Failed {
 }
 
 impl<'a> OneWay<'a> {
-    fn new(from: &'a TcpStream, to: &'a TcpStream) -> Self {
-        Self { from, to, way: Way::Waiting, unwritten: Bytes::new() }
+    fn new(from: &'a TcpStream, to: &'a TcpStream, source: &'a Source) -> Self {
+        Self { from, to, way: Way::Waiting, unwritten: Bytes::new(), source, last_bytes: 0 }
     }
 
     /// Ready at the source's FIN, after it was passed on.
@@ -140,9 +148,13 @@ impl<'a> OneWay<'a> {
             self.unwritten = Bytes::new();
             self.way = Way::Waiting;
             ready!(self.from.poll_read_ready(cx)).map_err(Failed::Reading)?;
+            let most = ready!(self.source.poll_turn(cx, Place::Last, self.last_bytes));
             let mut buffer = Buffer::take();
-            let read =
-                ready!(socket::poll_read(self.from, cx, &mut buffer)).map_err(Failed::Reading)?;
+            let most = most.min(buffer.len());
+            let read = ready!(socket::poll_read(self.from, cx, &mut buffer[..most]))
+                .map_err(Failed::Reading)?;
+            self.source.moved(read);
+            self.last_bytes = read;
             if read == 0 {
                 return Poll::Ready(socket::finish(self.to).map_err(Failed::Writing));
             }

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     AbortSignal, ByteCounters, Ended, ErrorCode, Outcome, Side, Stream, StreamError,
-    buffers::Buffer, socket, turn,
+    buffers::Buffer, rounds::Place, socket, turn,
 };
 use crate::policy::Permit;
 
@@ -44,6 +44,7 @@ pub async fn splice(
         down: Way::Waiting,
         unwritten: Bytes::new(),
         gave_way: false,
+        last_bytes: 0,
         first: Side::Near,
         sent_bytes: 0,
         received_bytes: 0,
@@ -92,6 +93,8 @@ struct Copy<'a, C> {
     unwritten: Bytes,
     /// Whether a tunnel was let run since the last read.
     gave_way: bool,
+    /// Bytes of the last read from the application.
+    last_bytes: usize,
     /// The side that ended its way first, once one has.
     first: Side,
     sent_bytes: u64,
@@ -181,8 +184,13 @@ impl<C: ByteCounters> Copy<'_, C> {
             self.up = Way::Blocked;
             ready!(self.stream.poll_writable(cx)).map_err(far)?;
             self.up = Way::Waiting;
+            let most = ready!(self.stream.source().poll_turn(cx, Place::Last, self.last_bytes));
             let mut buffer = Buffer::take();
-            let count = ready!(socket::poll_read(self.tcp, cx, &mut buffer)).map_err(near)?;
+            let most = most.min(buffer.len());
+            let count =
+                ready!(socket::poll_read(self.tcp, cx, &mut buffer[..most])).map_err(near)?;
+            self.stream.source().moved(count);
+            self.last_bytes = count;
             if count == 0 {
                 return Poll::Ready(self.stream.finish().map_err(far));
             }
@@ -205,7 +213,11 @@ impl<C: ByteCounters> Copy<'_, C> {
                 }
             }
             self.down = Way::Blocked;
-            let count = ready!(socket::poll_write(self.tcp, cx, &self.unwritten)).map_err(near)?;
+            let wanted = self.unwritten.len();
+            let most = ready!(self.stream.source().poll_turn(cx, Place::Last, wanted));
+            let piece = &self.unwritten[..most.min(wanted)];
+            let count = ready!(socket::poll_write(self.tcp, cx, piece)).map_err(near)?;
+            self.stream.source().moved(count);
             self.unwritten.advance(count);
             if self.unwritten.is_empty() {
                 // Even an empty piece would keep its frame's memory.

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 
-use super::{client::Lease, conduct::StreamConduct, connection::into_io};
+use super::{client::Lease, conduct::StreamConduct, connection::into_io, source::Source};
 use crate::identity::PeerChain;
 
 /// One application's connection inside a tunnel.
@@ -73,6 +73,11 @@ impl Stream {
     /// The peer's certificates, if it is we who dialed.
     pub fn peer_chain(&self) -> Option<&Arc<PeerChain>> {
         self.peer_chain.as_ref()
+    }
+
+    /// Whose turn it must be to move something.
+    pub(super) fn source(&self) -> &Source {
+        self.conduct.source()
     }
 
     /// The stream of a tunnel that is no pool's, to the peer of `chain`.

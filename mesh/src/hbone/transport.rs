@@ -25,7 +25,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{
     Handshaken, Observer, Role, SampledSocket, buffers::Buffer, conduct::Conduct, frames::Frames,
-    socket, windows::Windows,
+    rounds::Place, socket, source::Source, windows::Windows,
 };
 
 /// The one protocol spoken inside.
@@ -36,6 +36,9 @@ const SEALED_BYTES: usize = 256 * 1024;
 
 /// Ciphertext read before the streams that it is for get to run, while it is still in the core's cache.
 const TURN_BYTES: usize = 256 * 1024;
+
+/// Slices of a write that is cut: a frame is its head and its payload.
+const CUT_SLICES: usize = 8;
 
 /// TLS below HTTP/2, on TCP or on what `L` is.
 pub(super) struct Transport<L = Socket> {
@@ -50,12 +53,19 @@ pub(super) struct Transport<L = Socket> {
 #[derive(Default)]
 pub(super) struct Witness {
     pub(super) conduct: Conduct,
+    /// Whose turn it must be for the connection to move something.
+    pub(super) source: Source,
     heard: Cell<bool>,
     sample_due: Cell<bool>,
     failure: Cell<Option<io::Error>>,
 }
 
 impl Witness {
+    /// Of a connection that moves what `source` sends and receives.
+    pub(super) fn of(source: Source) -> Rc<Self> {
+        Rc::new(Self { source, ..Self::default() })
+    }
+
     /// The peer has sent something.
     pub(super) fn hear(&self) {
         self.heard.set(true);
@@ -85,7 +95,7 @@ impl Transport {
         config: Arc<ClientConfig>,
         observer: Observer,
     ) -> io::Result<Self> {
-        let witness = Rc::default();
+        let witness = Witness::of(Source::of(tcp.local_addr()?.ip()));
         let socket = Socket::new(tcp, &witness, observer, Role::Client)?;
         let name = ServerName::IpAddress(dial.ip().into());
         Self::connect_over(socket, name, config, witness, observer).await
@@ -98,7 +108,7 @@ impl Transport {
         observer: Observer,
     ) -> io::Result<Self> {
         let began = Instant::now();
-        let witness = Rc::default();
+        let witness = Witness::of(Source::of(tcp.peer_addr()?.ip()));
         let socket = Socket::new(tcp, &witness, observer, Role::Server)?;
         let mut stream = TlsAcceptor::from(config).accept(socket).await?;
         let tls = stream.get_mut().1;
@@ -145,6 +155,20 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Transport<L> {
     }
 }
 
+/// The first `bytes` of what `slices` hold, or less where these are many.
+fn cut<'a>(slices: &'a [io::IoSlice<'a>], bytes: usize) -> ([io::IoSlice<'a>; CUT_SLICES], usize) {
+    let (mut cut, mut count, mut left) = ([io::IoSlice::new(&[]); CUT_SLICES], 0, bytes);
+    for (slice, part) in slices.iter().zip(&mut cut) {
+        *part = io::IoSlice::new(&slice[..left.min(slice.len())]);
+        left -= part.len();
+        count += 1;
+        if left == 0 {
+            break;
+        }
+    }
+    (cut, count)
+}
+
 fn handshaken<D>(tls: &rustls::ConnectionCommon<D>, role: Role, began: Instant) -> Handshaken {
     let group = tls.negotiated_key_exchange_group().and_then(|group| group.name().as_str());
     Handshaken {
@@ -179,7 +203,12 @@ impl<L: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<L> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write(cx, bytes)
+        let this = &mut *self;
+        let turn = ready!(this.witness.source.poll_turn(cx, Place::First, bytes.len()));
+        let count =
+            ready!(Pin::new(&mut this.tls).poll_write(cx, &bytes[..turn.min(bytes.len())]))?;
+        this.witness.source.moved(count);
+        Poll::Ready(Ok(count))
     }
 
     fn poll_write_vectored(
@@ -187,7 +216,18 @@ impl<L: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<L> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write_vectored(cx, slices)
+        let this = &mut *self;
+        let bytes = slices.iter().map(|slice| slice.len()).sum();
+        let turn = ready!(this.witness.source.poll_turn(cx, Place::First, bytes));
+        let tls = Pin::new(&mut this.tls);
+        let count = if bytes <= turn {
+            ready!(tls.poll_write_vectored(cx, slices))?
+        } else {
+            let (cut, count) = cut(slices, turn);
+            ready!(tls.poll_write_vectored(cx, &cut[..count]))?
+        };
+        this.witness.source.moved(count);
+        Poll::Ready(Ok(count))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -213,6 +253,8 @@ pub(super) struct Socket {
     witness: Rc<Witness>,
     /// Bytes read since the task last let others run.
     turn_bytes: usize,
+    /// Bytes of the last read.
+    last_bytes: usize,
     observer: Observer,
     role: Role,
     /// The observer's.
@@ -235,7 +277,16 @@ impl Socket {
         // Nagle would hold a small frame back until the peer's delayed ACK, up to 40 ms on Linux.
         tcp.set_nodelay(true)?;
         let witness = Rc::clone(witness);
-        Ok(Self { tcp, unread: None, witness, turn_bytes: 0, observer, role, counted: 0 })
+        Ok(Self {
+            tcp,
+            unread: None,
+            witness,
+            turn_bytes: 0,
+            last_bytes: 0,
+            observer,
+            role,
+            counted: 0,
+        })
     }
 
     fn sample(&mut self) {
@@ -253,8 +304,12 @@ impl Socket {
             self.turn_bytes = 0;
             return Poll::Pending;
         }
+        let turn = ready!(self.witness.source.poll_turn(cx, Place::Last, self.last_bytes));
         let mut buffer = Buffer::take();
-        let end = ready!(socket::poll_read(&self.tcp, cx, &mut buffer))?;
+        let wanted = turn.min(buffer.len());
+        let end = ready!(socket::poll_read(&self.tcp, cx, &mut buffer[..wanted]))?;
+        self.witness.source.moved(end);
+        self.last_bytes = end;
         self.witness.hear();
         if self.witness.sample_due.take() {
             self.sample();

@@ -18,7 +18,7 @@ use std::{
 };
 
 use mesh::{
-    hbone::{HboneConfig, Pool, Stream},
+    hbone::{HboneConfig, Pool, Stream, take_turns},
     identity::PeerChain,
     telemetry::{DialedFor, Reporter, TrafficMetrics},
 };
@@ -238,6 +238,7 @@ fn start(
 
 impl DataThread {
     async fn run(self: Rc<Self>, mut queue: mpsc::Receiver<Order>) {
+        spawn_local(take_turns());
         spawn_local(judge::keep_judging(self.clone()));
         spawn_local(judge_peers(self.clone()));
         spawn_local(retire_stale(self.clone()));
