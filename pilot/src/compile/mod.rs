@@ -7,13 +7,16 @@
 mod attachment;
 mod authorization;
 pub mod mesh_config;
+mod networks;
 mod peer_authentication;
 #[expect(dead_code, reason = "parts of it are for what waypoints receive")]
 pub(crate) mod registry;
 mod selector;
 mod service;
+pub mod status;
 pub mod waypoint;
 mod workload;
+mod world;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -31,6 +34,7 @@ pub use mesh_config::MeshConfig;
 /// What routes of the Gateway API refer to, and what of them is followed.
 pub(crate) use waypoint::routes::gateway_api as route_rules;
 
+use self::{registry::Visibility, world::World};
 use crate::manifests::{Manifests, PodState};
 
 /// What a daemon subscribes to.
@@ -147,29 +151,17 @@ impl NodeIdentities {
 
 /// Compiles everything.
 pub fn compile(manifests: &Manifests, config: &MeshConfig) -> Compiled {
-    let policies = authorization::Policies::of(&manifests.authorization_policies, config);
-    let modes = peer_authentication::Modes::of(&manifests.peer_authentications, config);
-    let waypoints = attachment::Waypoints::of(manifests, config);
-    let services = service::Services::of(manifests, config, &waypoints);
-    let workloads = workload::Workloads {
-        manifests,
-        config,
-        policies: &policies,
-        modes: &modes,
-        services: &services,
-        waypoints: &waypoints,
-    };
-
+    let world = World::of(manifests, config);
     let mut addresses = Resources::new();
-    for service in services.compile() {
-        let name = format!("{}/{}", service.namespace, service.hostname);
-        addresses.insert(name.into(), address(address::Type::Service(service)));
+    for host in world.registry.all().filter(|host| host.visibility != Visibility::Nobody) {
+        addresses.insert(host.key().into(), address(address::Type::Service(world.service(host))));
     }
-    for workload in workloads.compile() {
+    let pods = manifests.pods.iter().filter_map(|pod| world.pod(pod));
+    for workload in pods.chain(world.foreign_workloads(manifests)) {
         let name = workload.uid.as_str().into();
         addresses.insert(name, address(address::Type::Workload(workload)));
     }
-    let authorizations = policies.compile().into_iter().chain(modes.compile());
+    let authorizations = world.policies.compile().into_iter().chain(world.modes.compile());
     let authorizations = authorizations.map(|policy: Authorization| {
         (format!("{}/{}", policy.namespace, policy.name).into(), Resource::new(&policy))
     });

@@ -1,145 +1,88 @@
-//! Services, and which of a pod's ports they lead to.
+//! Services, as daemons are told of them.
+//!
+//! In: a [`Host`] of the registry. Out: its message. Which endpoints it has stands in the workloads.
 
-use std::{collections::HashMap, sync::Arc};
-
+use ipnet::IpNet;
 use proto::workload::{
-    self, AppProtocol, IpFamilies, LoadBalancing, NetworkAddress, Port, PortList,
+    self, IpFamilies, LoadBalancing, NetworkAddress, Port,
     load_balancing::{HealthPolicy, Mode, Scope},
+    service,
 };
 
-use super::{MeshConfig, attachment::Waypoints, registry::Protocol, selector::Selectors};
-use crate::manifests::{
-    EndpointSlice, Labels, Manifests, Object, Pod, Service, ServiceKind, SlicePort, TargetPort,
+use super::{
+    registry::{Host, Origin, Resolution, Visibility},
+    workload::octets,
+    world::World,
 };
+use crate::manifests::{Service, TargetPort};
 
 const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 
-/// Namespace and name.
-type Name<'a> = (&'a str, &'a str);
-/// A slice with the Service it belongs to.
-type Slice<'a> = (&'a Object<Service>, &'a EndpointSlice);
-
-/// The Services of a folder, ready to be asked.
-pub(crate) struct Services<'a> {
-    config: &'a MeshConfig,
-    waypoints: &'a Waypoints<'a>,
-    all: Vec<&'a Object<Service>>,
-    by_name: HashMap<Name<'a>, &'a Object<Service>>,
-    selectors: Selectors<&'a Object<Service>>,
-    /// Slices of services without a selector, by the pods they name.
-    by_pod: HashMap<Name<'a>, Vec<Slice<'a>>>,
-    /// Namespaces' own annotation.
-    distribution: HashMap<&'a str, &'a str>,
-}
-
-impl<'a> Services<'a> {
-    pub(crate) fn of(
-        manifests: &'a Manifests,
-        config: &'a MeshConfig,
-        waypoints: &'a Waypoints<'a>,
-    ) -> Self {
-        let services = manifests.services.iter().map(Arc::as_ref);
-        let all: Vec<_> =
-            services.filter(|service| service.spec.kind == ServiceKind::Cluster).collect();
-        let by_name: HashMap<_, _> =
-            all.iter().map(|svc| ((&*svc.meta.namespace, &*svc.meta.name), *svc)).collect();
-        let selectors = all.iter().map(|svc| (&*svc.meta.namespace, &svc.spec.selector, *svc));
-        let selectors = Selectors::new(selectors);
-        let mut by_pod: HashMap<_, Vec<_>> = HashMap::new();
-        for slice in &manifests.endpoint_slices {
-            let service = slice.spec.service.as_deref();
-            let service = service.and_then(|name| by_name.get(&(&*slice.meta.namespace, name)));
-            let Some(service) = service.filter(|svc| svc.spec.selector.is_empty()) else {
-                continue;
-            };
-            for (namespace, name) in slice.spec.endpoints.iter().filter_map(|e| e.pod.as_ref()) {
-                by_pod.entry((&**namespace, &**name)).or_default().push((*service, &slice.spec));
-            }
-        }
-        let distribution = manifests.namespaces.iter().filter_map(|namespace| {
-            let value = namespace.meta.annotations.get(TRAFFIC_DISTRIBUTION)?;
-            Some((&*namespace.meta.name, value.as_str()))
-        });
-        let distribution = distribution.collect();
-        Self { config, waypoints, all, by_name, selectors, by_pod, distribution }
-    }
-
-    /// The messages, in no order.
-    pub(crate) fn compile(&self) -> impl Iterator<Item = workload::Service> {
-        self.all.iter().map(|service| self.service(service))
-    }
-
-    /// The Service of that name, if it is one with addresses or endpoints.
-    pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<&'a Object<Service>> {
-        self.by_name.get(&(namespace, name)).copied()
-    }
-
-    /// `namespace/hostname`, as workloads and xDS name a Service.
-    pub(crate) fn key(&self, service: &Object<Service>) -> String {
-        format!("{}/{}", service.meta.namespace, self.hostname(service))
-    }
-
-    fn hostname(&self, service: &Object<Service>) -> String {
-        let meta = &service.meta;
-        format!("{}.{}.svc.{}", meta.name, meta.namespace, self.config.cluster_domain)
-    }
-
-    /// The Services that lead to a pod, with the ports they lead to.
-    pub(crate) fn leading_to<'b>(
-        &'b self,
-        namespace: &'b str,
-        name: &'b str,
-        labels: &'b Labels,
-        pod: &'b Pod,
-    ) -> impl Iterator<Item = (String, PortList)> + 'b {
-        let selecting = self.selectors.matching(namespace, labels);
-        let selecting = selecting.map(|service| (self.key(service), pod_ports(&service.spec, pod)));
-        let naming = self.by_pod.get(&(namespace, name)).into_iter().flatten();
-        let naming = naming
-            .map(|(service, slice)| (self.key(service), slice_ports(&service.spec, &slice.ports)));
-        selecting.chain(naming)
-    }
-
-    fn service(&self, service: &Object<Service>) -> workload::Service {
-        let spec = &service.spec;
-        let addresses = spec.addresses.iter().map(|ip| NetworkAddress {
-            network: self.config.network.clone(),
-            address: super::workload::octets(*ip),
-            length: None,
-        });
-        let ports = spec.ports.iter().map(|port| Port {
-            service_port: port.port.get().into(),
+impl World {
+    /// The message of a service.
+    pub(super) fn service(&self, host: &Host) -> workload::Service {
+        let attachment = self.waypoints.of_host(host).ok().flatten();
+        let ports = host.ports.iter().map(|port| Port {
+            service_port: port.number.into(),
             target_port: match &port.target {
                 TargetPort::Number(number) => number.get().into(),
                 // Differs from pod to pod: stands in each workload.
                 TargetPort::Name(_) => 0,
             },
-            app_protocol: Protocol::of_port(port).for_daemons().into(),
+            app_protocol: port.protocol.for_daemons().into(),
         });
+        let visibility = match host.visibility {
+            Visibility::Public | Visibility::Nobody => service::Visibility::Public,
+            Visibility::Namespace => service::Visibility::Namespace,
+        };
+        let limits = host.service().and_then(|service| service.limits.extension());
+        let (waypoint, ingress, weighted) = match attachment {
+            Some(attached) => (Some(attached.reference), attached.ingress, attached.weighted),
+            None => (None, false, Vec::new()),
+        };
         workload::Service {
-            name: service.meta.name.to_string(),
-            namespace: service.meta.namespace.to_string(),
-            hostname: self.hostname(service),
-            addresses: addresses.collect(),
+            name: host.meta.name.to_string(),
+            namespace: host.meta.namespace.to_string(),
+            hostname: host.hostname.to_string(),
+            addresses: host.addresses.iter().map(|net| self.network_address(*net)).collect(),
             ports: ports.collect(),
-            waypoint: self.waypoints.of_service(&service.meta, spec),
-            load_balancing: self.load_balancing(service),
-            ip_families: ip_families(spec).into(),
-            canonical: true,
-            extensions: spec.limits.extension().into_iter().collect(),
-            ..workload::Service::default()
+            subject_alt_names: self.networks.subject_alt_names(host, &self.config),
+            waypoint,
+            load_balancing: self.load_balancing(host),
+            ip_families: self.ip_families(host).into(),
+            extensions: limits.into_iter().collect(),
+            canonical: host.canonical,
+            ingress_use_waypoint: ingress,
+            weighted_waypoints: weighted,
+            visibility: visibility.into(),
         }
     }
 
-    fn load_balancing(&self, service: &Object<Service>) -> Option<LoadBalancing> {
-        let spec = &service.spec;
-        let (scopes, mode): (&[Scope], _) = if spec.node_local {
+    fn network_address(&self, net: IpNet) -> NetworkAddress {
+        let single = net.prefix_len() == net.max_prefix_len();
+        NetworkAddress {
+            network: self.registry.network().to_owned(),
+            address: octets(net.addr()),
+            length: (!single).then(|| net.prefix_len().into()),
+        }
+    }
+
+    fn load_balancing(&self, host: &Host) -> Option<LoadBalancing> {
+        if host.resolution == Resolution::Passthrough {
+            return Some(LoadBalancing {
+                routing_preference: Vec::new(),
+                mode: Mode::Passthrough.into(),
+                health_policy: HealthPolicy::AllowAll.into(),
+            });
+        }
+        let service = host.service();
+        let (scopes, mode): (&[Scope], _) = if service.is_some_and(|service| service.node_local) {
             (&[Scope::Node], Mode::Strict)
         } else {
-            let annotated = service.meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str);
-            let inherited = || self.distribution.get(&*service.meta.namespace).copied();
-            let wanted = spec.traffic_distribution.as_deref().or(annotated).or_else(inherited);
-            match wanted {
+            let stated = service.and_then(|service| service.traffic_distribution.as_deref());
+            let annotated = host.meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str);
+            let inherited = || self.distribution.get(&*host.meta.namespace).map(|value| &**value);
+            match stated.or(annotated).or_else(inherited) {
                 Some("PreferClose" | "PreferSameZone") => {
                     (&[Scope::Network, Scope::Region, Scope::Zone], Mode::Failover)
                 }
@@ -151,8 +94,8 @@ impl<'a> Services<'a> {
                 Some(_) | None => (&[], Mode::UnspecifiedMode),
             }
         };
-        let health =
-            if spec.publish_not_ready { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
+        let unready = service.is_some_and(|service| service.publish_not_ready);
+        let health = if unready { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
         let balancing = LoadBalancing {
             routing_preference: scopes.iter().map(|scope| i32::from(*scope)).collect(),
             mode: mode.into(),
@@ -160,9 +103,19 @@ impl<'a> Services<'a> {
         };
         (balancing != LoadBalancing::default()).then_some(balancing)
     }
+
+    fn ip_families(&self, host: &Host) -> IpFamilies {
+        let Origin::Kubernetes(service) = &host.origin else { return IpFamilies::Automatic };
+        match stated_families(&service.spec) {
+            // The API server writes the first family of its cluster. A folder may not have been through one, and
+            // any of the pods' addresses is fine if nothing tells which it would be.
+            IpFamilies::Automatic => self.first_family,
+            stated @ (IpFamilies::Ipv4Only | IpFamilies::Ipv6Only | IpFamilies::Dual) => stated,
+        }
+    }
 }
 
-fn ip_families(spec: &Service) -> IpFamilies {
+fn stated_families(spec: &Service) -> IpFamilies {
     let has = |name: &str, of_address: fn(&std::net::IpAddr) -> bool| {
         spec.ip_families.iter().any(|family| family == name)
             || spec.ip_families.is_empty() && spec.addresses.iter().any(of_address)
@@ -171,37 +124,6 @@ fn ip_families(spec: &Service) -> IpFamilies {
         (true, true) => IpFamilies::Dual,
         (true, false) => IpFamilies::Ipv4Only,
         (false, true) => IpFamilies::Ipv6Only,
-        // An API server would have written its cluster's first family; here any of the pods' is fine.
         (false, false) => IpFamilies::Automatic,
     }
-}
-
-/// Where a Service's ports lead in one pod; a port whose name the pod does not have leads nowhere.
-fn pod_ports(service: &Service, pod: &Pod) -> PortList {
-    let ports = service.ports.iter().filter_map(|port| {
-        let target = match &port.target {
-            TargetPort::Number(number) => number.get(),
-            TargetPort::Name(name) => pod
-                .named_ports
-                .iter()
-                .find(|(named, _)| named == name)
-                .map(|(_, number)| *number)?,
-        };
-        Some(port_pair(port.port.get(), target))
-    });
-    PortList { ports: ports.collect() }
-}
-
-/// Where a Service's ports lead according to a slice, which names them.
-pub(crate) fn slice_ports(service: &Service, slice: &[SlicePort]) -> PortList {
-    let ports = slice.iter().filter(|port| port.tcp).filter_map(|port| {
-        let of_service = service.ports.iter().find(|candidate| candidate.name == port.name)?;
-        Some(port_pair(of_service.port.get(), port.port))
-    });
-    PortList { ports: ports.collect() }
-}
-
-fn port_pair(service_port: u16, target_port: u16) -> Port {
-    let app_protocol = AppProtocol::Unknown.into();
-    Port { service_port: service_port.into(), target_port: target_port.into(), app_protocol }
 }

@@ -166,8 +166,26 @@ ports: [{name: a, port: 8080}]";
 /// The waypoint of Service `web` and of its pod, as `<namespace>/<hostname>:<port>`, with these labels.
 fn waypoints(namespace: &str, service: &str, pod_labels: &str) -> [String; 2] {
     let pod = pod(&format!("metadata: {{name: web, namespace: shop, labels: {{{pod_labels}}}}}"));
+    let gateway = |namespace: &str, name: &str, labels: &str, from: &str| {
+        format!(
+            "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{namespace: {namespace}, name: {name}, labels: {{{labels}}}}}
+spec:
+  gatewayClassName: istio-waypoint
+  listeners:
+  - {{name: mesh, port: 15008, protocol: HBONE, allowedRoutes: {{namespaces: {{from: {from}}}}}}}
+status: {{addresses: [{{type: Hostname, value: {name}.{namespace}.svc.cluster.local}}]}}
+---"
+        )
+    };
+    let gateways = gateway("shop", "wp", "", "Same")
+        + &gateway("shop", "pods", "istio.io/waypoint-for: workload", "Same")
+        + &gateway("infra", "wp", "", "All")
+        + &gateway("infra", "closed", "", "Same");
     let compiled = compiled(&format!(
-        "
+        "{gateways}
 apiVersion: v1
 kind: Namespace
 metadata: {{name: shop, labels: {{{namespace}}}}}
@@ -191,14 +209,18 @@ spec: {{clusterIP: 10.1.0.1, ports: [{{port: 80}}]}}"
 }
 
 #[test]
-fn what_asks_for_a_waypoint_refers_to_it_whether_it_is_there_or_not() {
+fn what_asks_for_a_waypoint_refers_to_it() {
     const WP: &str = "istio.io/use-waypoint: wp";
     const NONE: &str = "istio.io/use-waypoint: none";
+    const ABSENT: &str = "istio.io/use-waypoint: absent";
+    const CLOSED: &str = "istio.io/use-waypoint: closed, istio.io/use-waypoint-namespace: infra";
+    const PODS: &str = "istio.io/use-waypoint: pods";
     const ELSEWHERE: &str = "istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: infra";
     const CLASS: &str = "gateway.networking.k8s.io/gateway-class-name";
     const NAME: &str = "gateway.networking.k8s.io/gateway-name: x";
-    let (ours, theirs) =
-        ("shop/wp.shop.svc.cluster.local:15008", "infra/wp.infra.svc.cluster.local:15008");
+    let ours = "shop/wp.shop.svc.cluster.local:15008";
+    let theirs = "infra/wp.infra.svc.cluster.local:15008";
+    let pods = "shop/pods.shop.svc.cluster.local:15008";
     for (namespace, service, pod, expected) in [
         ("", "", "", ["", ""]),
         ("", WP, "", [ours, ""]),
@@ -208,8 +230,15 @@ fn what_asks_for_a_waypoint_refers_to_it_whether_it_is_there_or_not() {
         (WP, NONE, "", ["", ""]),
         (NONE, WP, "", [ours, ""]),
         ("istio.io/use-waypoint-namespace: infra", WP, "", [ours, ""]),
-        ("", "", WP, ["", ours]),
-        (WP, "", NONE, [ours, ""]),
+        // A waypoint is for services unless it says otherwise.
+        ("", "", WP, ["", ""]),
+        ("", "", PODS, ["", pods]),
+        (PODS, "", "", ["", pods]),
+        (PODS, "", NONE, ["", ""]),
+        ("", PODS, "", ["", ""]),
+        // Nothing takes the place of what was asked for and is not to be had.
+        (WP, ABSENT, "", ["", ""]),
+        (WP, CLOSED, "", ["", ""]),
         (WP, NAME, "", ["", ""]),
         (WP, "istio.io/waypoint-for: all", "", ["", ""]),
         (WP, &format!("{NAME}, {CLASS}: istio-waypoint, {WP}"), "", ["", ""]),

@@ -1,73 +1,55 @@
-//! Pods and hand-written endpoints, as workloads.
+//! Pods, WorkloadEntries, endpoints of ServiceEntries and hand-written endpoints, as workloads.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use proto::workload::{
-    Locality, NetworkMode, TunnelProtocol, Workload, WorkloadStatus, WorkloadType,
+    AppProtocol, Locality, NetworkMode, Port, PortList, TunnelProtocol, Workload, WorkloadStatus,
+    WorkloadType,
 };
 
 use super::{
-    MeshConfig,
-    attachment::Waypoints,
-    authorization::Policies,
-    peer_authentication::Modes,
-    registry::{Enrolled, is_enrolled},
-    service::{Services, slice_ports},
+    registry::{
+        Enrolled, Host, Member, PortPairs, Visibility, Vm, can_be_reached, canonical, is_enrolled,
+        is_named_by_itself, is_native, locality_of,
+    },
+    world::World,
 };
-use crate::manifests::{EndpointSlice, Labels, Manifests, Namespace, Object, Pod, PodState};
+use crate::manifests::{
+    EndpointSlice, Labels, Manifests, Meta, Object, Pod, PodState,
+    networking::{ServiceEntry, WorkloadEntry},
+};
 
-/// Everything a workload is made of.
-pub(crate) struct Workloads<'a> {
-    pub manifests: &'a Manifests,
-    pub config: &'a MeshConfig,
-    pub policies: &'a Policies,
-    pub modes: &'a Modes,
-    pub services: &'a Services<'a>,
-    pub waypoints: &'a Waypoints<'a>,
-}
-
-impl Workloads<'_> {
-    /// The messages, in no order.
-    pub(crate) fn compile(&self) -> impl Iterator<Item = Workload> {
-        let nodes = self.manifests.nodes.iter();
-        let nodes: HashMap<&str, Locality> = nodes
-            .filter_map(|node| Some((&*node.meta.name, locality(&node.meta.labels)?)))
-            .collect();
-        let namespaces = self.manifests.namespaces.iter();
-        let namespaces: HashMap<&str, &Object<Namespace>> =
-            namespaces.map(|namespace| (&*namespace.meta.name, &**namespace)).collect();
-        let pods = self.manifests.pods.iter().filter(|pod| {
-            // Neither takes a connection, and an ended pod's address may be another's.
-            pod.spec.state != PodState::Ended && !pod.spec.addresses.is_empty()
-        });
-        let pods = pods.map(move |pod| {
-            let namespace = namespaces.get(&*pod.meta.namespace).copied();
-            let labels = namespace.map(|namespace| &namespace.meta.labels);
-            let enrolled = is_enrolled(&pod.meta, &pod.spec, labels);
-            let mut limits = pod.spec.limits;
-            if let Some(namespace) = namespace {
-                limits.connection_rate =
-                    limits.connection_rate.or(namespace.spec.limits.connection_rate);
-            }
-            Workload {
-                extensions: limits.extension().into_iter().collect(),
-                ..self.pod(pod, enrolled, nodes.get(&*pod.spec.node).cloned())
-            }
-        });
-        let slices = self.manifests.endpoint_slices.iter();
-        pods.chain(slices.flat_map(|slice| self.slice(slice)))
+impl World {
+    /// The messages of all workloads that are no pods.
+    pub(super) fn foreign_workloads(&self, manifests: &Manifests) -> Vec<Workload> {
+        let mut workloads = Vec::new();
+        for slice in &manifests.endpoint_slices {
+            workloads.extend(self.slice(slice));
+        }
+        workloads.extend(self.registry.vms().iter().map(|vm| self.vm(vm)));
+        for entry in &manifests.service_entries {
+            workloads.extend(self.entry(entry));
+        }
+        if self.config.multi_network {
+            // What is in another network is reached through its gateway, not by its address.
+            workloads.retain(|workload| workload.network == self.registry.network());
+        }
+        workloads.extend(self.networks.compile(&self.config));
+        workloads
     }
 
-    fn pod(&self, pod: &Object<Pod>, enrolled: Enrolled, locality: Option<Locality>) -> Workload {
+    /// The message of a pod; none if it cannot be reached.
+    pub(super) fn pod(&self, pod: &Object<Pod>) -> Option<Workload> {
+        if !can_be_reached(pod) {
+            return None;
+        }
         let Object { meta, spec } = pod;
-        let first = |keys: &[&str]| keys.iter().find_map(|key| meta.labels.get(*key)).cloned();
-        let canonical_name =
-            first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
-        let canonical_revision =
-            first(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
-        let mut policies: Vec<_> = self.policies.selecting(&meta.namespace, &meta.labels);
-        policies.extend(self.modes.policy_for(&meta.namespace, &meta.labels));
-        let services = self.services.leading_to(&meta.namespace, &meta.name, &meta.labels, spec);
+        let namespace = self.registry.namespace(&meta.namespace);
+        let enrolled = is_enrolled(meta, spec, namespace, self.registry.marks());
+        let mut limits = spec.limits;
+        if let Some(of_namespace) = self.limits.get(&*meta.namespace) {
+            limits.connection_rate = limits.connection_rate.or(of_namespace.connection_rate);
+        }
         let status = match spec.state {
             PodState::Ready => WorkloadStatus::Healthy,
             PodState::NotReady | PodState::Terminating | PodState::Ended => {
@@ -80,29 +62,114 @@ impl Workloads<'_> {
         };
         let network_mode =
             if spec.host_network { NetworkMode::HostNetwork } else { NetworkMode::Standard };
-        Workload {
+        let locality = self.registry.locality_of_node(&spec.node);
+        Some(Workload {
             uid: format!("{}//Pod/{}/{}", self.config.cluster_id, meta.namespace, meta.name),
-            name: meta.name.to_string(),
-            namespace: meta.namespace.to_string(),
             addresses: spec.addresses.iter().map(|ip| octets(*ip)).collect(),
-            network: self.config.network.clone(),
             tunnel_protocol: tunnel.into(),
-            trust_domain: self.trust_domain(),
-            waypoint: self.waypoints.of_pod(&spec.waypoint),
+            waypoint: self.waypoints.of_workload(&meta.namespace, &meta.labels),
             service_account: spec.service_account.to_string(),
             node: spec.node.to_string(),
-            canonical_name: canonical_name.unwrap_or_else(|| meta.name.to_string()),
-            canonical_revision: canonical_revision.unwrap_or_else(|| "latest".to_owned()),
-            workload_type: WorkloadType::Pod.into(),
-            workload_name: meta.name.to_string(),
             native_tunnel: enrolled == Enrolled::Native,
-            services: services.collect(),
-            authorization_policies: policies,
+            application_tunnel: self.waypoints.tunnel_of(meta),
+            services: services(self.registry.leading_to(pod)),
+            authorization_policies: self.policies_of(&meta.namespace, &meta.labels),
             status: status.into(),
-            cluster_id: self.config.cluster_id.clone(),
-            locality,
+            locality: locality.and_then(|locality| stated(locality)),
             network_mode: network_mode.into(),
-            ..Workload::default()
+            extensions: limits.extension().into_iter().collect(),
+            ..self.named(meta, &meta.labels)
+        })
+    }
+
+    fn vm(&self, vm: &Arc<Vm>) -> Workload {
+        let Object { meta, spec } = &*vm.object;
+        let hosts = self.registry.selecting(&meta.namespace, &vm.labels);
+        let member = Member::Entry(Arc::clone(vm));
+        let services = services(hosts.map(|host| (host, member.ports(host))));
+        Workload {
+            uid: format!(
+                "{}/networking.istio.io/WorkloadEntry/{}/{}",
+                self.config.cluster_id, meta.namespace, meta.name
+            ),
+            waypoint: self.waypoints.of_workload(&meta.namespace, &meta.labels),
+            services,
+            ..self.written(meta, &vm.labels, spec, &spec.address)
+        }
+    }
+
+    /// The endpoints of a ServiceEntry, if it has a host that no other has taken.
+    fn entry(&self, entry: &Arc<Object<ServiceEntry>>) -> Vec<Workload> {
+        let names = entry.spec.hosts.iter();
+        let hosts = names.filter_map(|name| self.registry.find(&entry.meta.namespace, name));
+        let hosts: Vec<&Arc<Host>> = hosts
+            .filter(|host| host.is_of(entry) && host.visibility != Visibility::Nobody)
+            .collect();
+        if hosts.is_empty() {
+            return Vec::new();
+        }
+        let mut workloads: Vec<_> = (0..entry.spec.endpoints.len())
+            .filter(|i| !entry.spec.endpoints[*i].address.starts_with("unix://"))
+            .map(|i| {
+                let member = Member::Inline(Arc::clone(entry), i);
+                let endpoint = &entry.spec.endpoints[i];
+                self.of_entry(entry, &member, endpoint, &endpoint.address, &hosts)
+            })
+            .collect();
+        if is_named_by_itself(entry) {
+            let member = Member::Name(Arc::clone(entry));
+            let nothing = WorkloadEntry::default();
+            workloads.extend(hosts.iter().map(|host| {
+                self.of_entry(entry, &member, &nothing, &host.hostname, std::slice::from_ref(host))
+            }));
+        }
+        workloads
+    }
+
+    fn of_entry(
+        &self,
+        entry: &Object<ServiceEntry>,
+        member: &Member,
+        endpoint: &WorkloadEntry,
+        address: &str,
+        hosts: &[&Arc<Host>],
+    ) -> Workload {
+        let meta = &entry.meta;
+        let hosts = hosts.iter().map(|host| (*host, member.ports(host)));
+        Workload {
+            uid: format!(
+                "{}/networking.istio.io/ServiceEntry/{}/{}/{address}",
+                self.config.cluster_id, meta.namespace, meta.name
+            ),
+            waypoint: self.waypoints.of_workload(&meta.namespace, &meta.labels),
+            services: services(hosts),
+            ..self.written(meta, member.labels(), endpoint, address)
+        }
+    }
+
+    /// What a WorkloadEntry says, be it an object of its own or not.
+    fn written(
+        &self,
+        meta: &Meta,
+        labels: &Labels,
+        entry: &WorkloadEntry,
+        address: &str,
+    ) -> Workload {
+        let ip = address.parse::<IpAddr>().ok();
+        let native = is_native(labels);
+        let tunnel = if native { TunnelProtocol::Hbone } else { TunnelProtocol::None };
+        let named = self.named(meta, labels);
+        Workload {
+            addresses: ip.map(octets).into_iter().collect(),
+            hostname: if ip.is_none() { address.to_owned() } else { String::new() },
+            network: if entry.network.is_empty() { named.network } else { entry.network.clone() },
+            tunnel_protocol: tunnel.into(),
+            service_account: entry.service_account.clone(),
+            native_tunnel: native,
+            authorization_policies: self.policies_of(&meta.namespace, labels),
+            locality: stated(&locality_of(&entry.locality)),
+            capacity: (entry.weight > 0).then_some(entry.weight),
+            ..named
         }
     }
 
@@ -110,39 +177,56 @@ impl Workloads<'_> {
     /// are found through their service only, as pods on the host's network are.
     fn slice(&self, slice: &Arc<Object<EndpointSlice>>) -> Vec<Workload> {
         let Object { meta, spec } = &**slice;
-        let service = spec.service.as_deref();
-        let Some(service) = service.and_then(|name| self.services.find(&meta.namespace, name))
-        else {
-            return Vec::new();
-        };
-        let ports = slice_ports(&service.spec, &spec.ports);
-        let foreign = spec.endpoints.iter().filter(|endpoint| endpoint.pod.is_none());
-        foreign
-            .filter_map(|endpoint| {
-                let first = endpoint.addresses.first()?;
-                let status = if endpoint.ready {
-                    WorkloadStatus::Healthy
-                } else {
-                    WorkloadStatus::Unhealthy
-                };
-                Some(Workload {
-                    uid: format!(
-                        "{}/discovery.k8s.io/EndpointSlice/{}/{}/{first}",
-                        self.config.cluster_id, meta.namespace, meta.name
-                    ),
-                    name: meta.name.to_string(),
-                    namespace: meta.namespace.to_string(),
-                    addresses: endpoint.addresses.iter().map(|ip| octets(*ip)).collect(),
-                    network: self.config.network.clone(),
-                    trust_domain: self.trust_domain(),
-                    services: [(self.services.key(service), ports.clone())].into(),
-                    status: status.into(),
-                    cluster_id: self.config.cluster_id.clone(),
-                    network_mode: NetworkMode::HostNetwork.into(),
-                    ..Workload::default()
-                })
+        let Some(service) = spec.service.as_deref() else { return Vec::new() };
+        let hostname = format!("{service}.{}.svc.{}", meta.namespace, self.config.cluster_domain);
+        let Some(host) = self.registry.find(&meta.namespace, &hostname) else { return Vec::new() };
+        let foreign = spec.endpoints.iter().enumerate().filter(|(_, one)| one.pod.is_none());
+        let workloads = foreign.filter_map(|(i, endpoint)| {
+            let first = endpoint.addresses.first()?;
+            let status =
+                if endpoint.ready { WorkloadStatus::Healthy } else { WorkloadStatus::Unhealthy };
+            let ports = Member::Foreign(Arc::clone(slice), i).ports(host);
+            Some(Workload {
+                uid: format!(
+                    "{}/discovery.k8s.io/EndpointSlice/{}/{}/{first}",
+                    self.config.cluster_id, meta.namespace, meta.name
+                ),
+                name: meta.name.to_string(),
+                namespace: meta.namespace.to_string(),
+                addresses: endpoint.addresses.iter().map(|ip| octets(*ip)).collect(),
+                network: self.registry.network().to_owned(),
+                trust_domain: self.trust_domain(),
+                services: services([(host, ports)]),
+                status: status.into(),
+                cluster_id: self.config.cluster_id.clone(),
+                network_mode: NetworkMode::HostNetwork.into(),
+                ..Workload::default()
             })
-            .collect()
+        });
+        workloads.collect()
+    }
+
+    /// What the object itself says of a workload.
+    fn named(&self, meta: &Meta, labels: &Labels) -> Workload {
+        let (canonical_name, canonical_revision) = canonical(labels, &meta.name);
+        Workload {
+            name: meta.name.to_string(),
+            namespace: meta.namespace.to_string(),
+            network: self.registry.network().to_owned(),
+            trust_domain: self.trust_domain(),
+            canonical_name: canonical_name.to_owned(),
+            canonical_revision: canonical_revision.to_owned(),
+            workload_type: WorkloadType::Pod.into(),
+            workload_name: meta.name.to_string(),
+            cluster_id: self.config.cluster_id.clone(),
+            ..Workload::default()
+        }
+    }
+
+    fn policies_of(&self, namespace: &str, labels: &Labels) -> Vec<String> {
+        let mut policies = self.policies.selecting(namespace, labels);
+        policies.extend(self.modes.policy_for(namespace, labels));
+        policies
     }
 
     /// The default is left out, as Istio does.
@@ -154,14 +238,23 @@ impl Workloads<'_> {
     }
 }
 
-fn locality(labels: &Labels) -> Option<Locality> {
-    let label = |key: &str| labels.get(key).cloned().unwrap_or_default();
-    let locality = Locality {
-        region: label("topology.kubernetes.io/region"),
-        zone: label("topology.kubernetes.io/zone"),
-        subzone: label("topology.istio.io/subzone"),
-    };
-    (locality != Locality::default()).then_some(locality)
+fn services<'a>(
+    hosts: impl IntoIterator<Item = (&'a Arc<Host>, PortPairs)>,
+) -> BTreeMap<String, PortList> {
+    let hosts = hosts.into_iter().filter(|(host, _)| host.visibility != Visibility::Nobody);
+    let services = hosts.map(|(host, pairs)| {
+        let ports = pairs.into_iter().map(|(service_port, target_port)| Port {
+            service_port: service_port.into(),
+            target_port: target_port.into(),
+            app_protocol: AppProtocol::Unknown.into(),
+        });
+        (host.key(), PortList { ports: ports.collect() })
+    });
+    services.collect()
+}
+
+fn stated(locality: &Locality) -> Option<Locality> {
+    (*locality != Locality::default()).then(|| locality.clone())
 }
 
 /// An address as the wire has it: 4 or 16 bytes.

@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Kind, Manifests, Meta, Object, PodState, Problem, Resource, Selector, Severity};
+use super::{
+    Kind, Manifests, Meta, Object, PodState, Problem, Resource, Selector, Severity, UseWaypoint,
+    document::is_dns_name,
+};
 
 impl Manifests {
     /// Sorts resources by kind; of two with one name the first counts.
@@ -31,6 +34,7 @@ impl Manifests {
         }
         all.check_addresses(&mut problems);
         all.check_slices(&mut problems);
+        all.check_waypoints(&mut problems);
         (all, problems)
     }
 
@@ -77,6 +81,31 @@ impl Manifests {
                         problems.push(problem(meta, Severity::Error, field, reason));
                     }
                 }
+            }
+        }
+    }
+
+    /// What asks for a waypoint that nobody has declared is reached without one, as with Istio.
+    fn check_waypoints(&self, problems: &mut Vec<Problem>) {
+        let gateways: HashSet<(&str, &str)> =
+            self.gateways.iter().map(|one| (&*one.meta.namespace, &*one.meta.name)).collect();
+        let namespaces = self.namespaces.iter().map(|one| (&one.meta, &*one.meta.name));
+        let services = self.services.iter().map(|one| &one.meta);
+        let others = services
+            .chain(self.service_entries.iter().map(|one| &one.meta))
+            .chain(self.pods.iter().map(|one| &one.meta))
+            .chain(self.workload_entries.iter().map(|one| &one.meta));
+        let others = others.map(|meta| (meta, &*meta.namespace));
+        for (meta, own) in namespaces.chain(others) {
+            let UseWaypoint::Named { namespace, name } = UseWaypoint::of(&meta.labels, own) else {
+                continue;
+            };
+            let known = gateways.contains(&(&*namespace, &*name));
+            if !known && is_dns_name(&name) && is_dns_name(&namespace) {
+                let reason = format!(
+                    "istio.io/use-waypoint: there is no Gateway {namespace}/{name}: reached without a waypoint"
+                );
+                problems.push(problem(meta, Severity::Warning, "metadata.labels", reason));
             }
         }
     }

@@ -13,17 +13,15 @@ use k8s_openapi::{
 use mesh::store::Limits;
 
 use super::{
-    Labels, UseWaypoint,
+    Labels,
     document::{DEFAULT_NAMESPACE, Report, is_dns_name},
     limits::{LimitsOf, limits},
-    use_waypoint::use_waypoint,
+    use_waypoint::check_use_waypoint,
 };
 
 /// What a Namespace says.
 #[derive(Debug)]
 pub struct Namespace {
-    /// The waypoint of its Services.
-    pub waypoint: UseWaypoint,
     /// Limits for connections, of its pods that set none.
     pub limits: Limits,
 }
@@ -82,8 +80,6 @@ pub struct Pod {
     pub state: PodState,
     /// Its containers' ports that have a name.
     pub named_ports: Vec<(Box<str>, u16)>,
-    /// The waypoint of its own addresses.
-    pub waypoint: UseWaypoint,
     /// Limits for connections to it and from it.
     pub limits: Limits,
 }
@@ -120,8 +116,6 @@ pub struct Service {
     pub traffic_distribution: Option<String>,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
-    /// The waypoint of its addresses.
-    pub waypoint: UseWaypoint,
     /// Limits for connections to it.
     pub limits: Limits,
 }
@@ -195,10 +189,9 @@ pub struct SlicePort {
 }
 
 pub(crate) fn namespace(raw: v1::Namespace, report: &mut Report<'_>) -> Namespace {
-    let name = raw.metadata.name.as_deref().unwrap_or_default();
-    let waypoint = use_waypoint(&raw.metadata, name, "its services", report);
+    check_use_waypoint(&raw.metadata, report);
     let limits = limits(&raw.metadata, LimitsOf::Namespace, report);
-    Namespace { waypoint, limits }
+    Namespace { limits }
 }
 
 pub(crate) fn node(raw: v1::Node) -> Node {
@@ -228,7 +221,7 @@ pub(crate) fn pod(raw: v1::Pod, report: &mut Report<'_>) -> Option<Pod> {
     let status = raw.status.unwrap_or_default();
     let terminating = raw.metadata.deletion_timestamp.is_some();
     let state = pod_state(&status, terminating);
-    let waypoint = use_waypoint(&raw.metadata, namespace_of(&raw.metadata), "it", report);
+    check_use_waypoint(&raw.metadata, report);
     let limits = limits(&raw.metadata, LimitsOf::Pod, report);
     let mut named_ports = Vec::new();
     for (c, container) in spec.containers.iter().enumerate() {
@@ -253,7 +246,6 @@ pub(crate) fn pod(raw: v1::Pod, report: &mut Report<'_>) -> Option<Pod> {
         host_network: spec.host_network.unwrap_or_default(),
         state,
         named_ports,
-        waypoint,
         limits,
     })
 }
@@ -316,7 +308,7 @@ pub(crate) fn service(raw: v1::Service, report: &mut Report<'_>) -> Option<Servi
     if raw_ports.is_empty() && kind == ServiceKind::Cluster && !headless {
         report.error("spec.ports", "a service with an address needs at least one port");
     }
-    let waypoint = use_waypoint(&raw.metadata, namespace_of(&raw.metadata), "it", report);
+    check_use_waypoint(&raw.metadata, report);
     let limits = limits(&raw.metadata, LimitsOf::Service, report);
     Some(Service {
         kind,
@@ -327,7 +319,6 @@ pub(crate) fn service(raw: v1::Service, report: &mut Report<'_>) -> Option<Servi
         node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         traffic_distribution: spec.traffic_distribution,
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
-        waypoint,
         limits,
     })
 }

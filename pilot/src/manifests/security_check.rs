@@ -45,8 +45,8 @@ pub(crate) fn authorization_policy(policy: &AuthorizationPolicy, report: &mut Re
 /// What of a policy no daemon enforces.
 fn enforcement(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
     if policy.is_targeted() {
-        return report
-            .warning("spec.targetRefs", "waypoints are not served by this version: not enforced");
+        // By the waypoint.
+        return;
     }
     match policy.action {
         Action::Audit => return report.warning("spec.action", "AUDIT is not enforced at layer 4"),
@@ -223,8 +223,15 @@ fn check_ports(values: &Values, field: &str, report: &mut Report<'_>) {
 }
 
 fn check_wildcards(values: &Values, field: &str, report: &mut Report<'_>) {
+    for (i, value) in values.iter().flatten().enumerate().filter(|(_, value)| value.len() > 1) {
+        if value.starts_with('*') && value.ends_with('*') {
+            let reason = format!("`{value}`: the second `*` is taken as it stands");
+            report.warning(&format!("{field}[{i}]"), reason);
+        }
+    }
     check_each(values, field, report, |value| {
-        let inner = value.strip_prefix('*').unwrap_or(value.strip_suffix('*').unwrap_or(value));
+        let inner = value.strip_prefix('*').unwrap_or(value);
+        let inner = inner.strip_suffix('*').unwrap_or(inner);
         inner.contains('*').then(|| format!("`{value}`: `*` can stand at one end only"))
     });
 }

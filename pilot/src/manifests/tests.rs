@@ -249,7 +249,7 @@ fn a_service_is_refused_for_its_ports_and_addresses() {
 }
 
 #[test]
-fn whoever_asks_for_a_waypoint_is_told_that_none_runs() {
+fn whoever_asks_for_a_waypoint_that_nobody_declared_is_told() {
     let labelled = |labels: &str| {
         problems(&format!(
             "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  labels: {{{labels}}}\n"
@@ -258,8 +258,8 @@ fn whoever_asks_for_a_waypoint_is_told_that_none_runs() {
     assert_eq!(
         labelled("istio.io/use-waypoint: wp"),
         [
-            "f.yaml:5: warning: Namespace shop: metadata.labels: istio.io/use-waypoint: this version runs no \
-             waypoints: traffic to its services is refused unless shop/wp is there as pods and a service"
+            "f.yaml:1: warning: Namespace shop: metadata.labels: istio.io/use-waypoint: there is no Gateway \
+             shop/wp: reached without a waypoint"
         ]
     );
     assert_eq!(labelled("istio.io/use-waypoint: none"), [""; 0]);

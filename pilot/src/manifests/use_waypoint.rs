@@ -1,7 +1,6 @@
 //! Which waypoint an object asks for.
 //!
-//! In: its labels. Out: a [`UseWaypoint`]. Whether the waypoint exists is not asked: a daemon refuses what it cannot
-//! send to its waypoint, and an object that asks for one must not be reached around it.
+//! In: its labels. Out: a [`UseWaypoint`]. Whether the waypoint exists is not asked here.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -16,7 +15,7 @@ const NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 /// What an object's labels say of its waypoint.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum UseWaypoint {
-    /// Nothing: a Service has its Namespace's.
+    /// Nothing: it has its Namespace's.
     Inherit,
     /// It has none: `none`, or it is part of a waypoint itself.
     Never,
@@ -24,47 +23,48 @@ pub enum UseWaypoint {
     Named {
         /// The waypoint's namespace.
         namespace: Box<str>,
-        /// The name of its Gateway and Service.
+        /// The name of its Gateway.
         name: Box<str>,
     },
 }
 
-/// Reads the labels of an object that lives in, or is, `namespace`; `guarded` says what they are about.
-pub(crate) fn use_waypoint(
-    metadata: &ObjectMeta,
-    namespace: &str,
-    guarded: &str,
-    report: &mut Report<'_>,
-) -> UseWaypoint {
-    let Some(labels) = &metadata.labels else { return UseWaypoint::Inherit };
-    if is_waypoint(labels) {
-        return UseWaypoint::Never;
+impl UseWaypoint {
+    /// What the labels of an object say that lives in, or is, `namespace`.
+    pub fn of(labels: &Labels, namespace: &str) -> Self {
+        if is_waypoint(labels) {
+            return Self::Never;
+        }
+        match labels.get(USE_WAYPOINT).map(String::as_str) {
+            None => Self::Inherit,
+            Some("none") => Self::Never,
+            Some(name) => {
+                let namespace = labels.get(NAMESPACE).map_or(namespace, String::as_str);
+                Self::Named { namespace: namespace.into(), name: name.into() }
+            }
+        }
     }
-    let Some(name) = labels.get(USE_WAYPOINT) else { return UseWaypoint::Inherit };
-    if name == "none" {
-        return UseWaypoint::Never;
-    }
-    let namespace = labels.get(NAMESPACE).map_or(namespace, String::as_str);
-    for (label, value) in [(USE_WAYPOINT, name.as_str()), (NAMESPACE, namespace)] {
+}
+
+/// Reports labels that name nothing.
+pub(crate) fn check_use_waypoint(metadata: &ObjectMeta, report: &mut Report<'_>) {
+    let labels = metadata.labels.iter().flatten();
+    for (label, value) in
+        labels.filter(|(label, _)| [USE_WAYPOINT, NAMESPACE].contains(&label.as_str()))
+    {
         if !is_dns_name(value) {
             report.error("metadata.labels", format!("{label}: `{value}` is no DNS name"));
         }
     }
-    report.warning(
-        "metadata.labels",
-        format!(
-            "{USE_WAYPOINT}: this version runs no waypoints: traffic to {guarded} is refused unless \
-             {namespace}/{name} is there as pods and a service"
-        ),
-    );
-    UseWaypoint::Named { namespace: namespace.into(), name: name.as_str().into() }
 }
 
 /// A waypoint that was guarded by another would never end. An ingress gateway is no waypoint, though both are made of
 /// a Gateway.
 fn is_waypoint(labels: &Labels) -> bool {
-    let class = labels.get("gateway.networking.k8s.io/gateway-class-name").map(String::as_str);
+    let label = |key: &str| labels.get(key).map(String::as_str);
+    let managed = label("gateway.istio.io/managed");
+    let class = label("gateway.networking.k8s.io/gateway-class-name");
     labels.contains_key("istio.io/waypoint-for")
+        || matches!(managed, Some("istio.io-mesh-controller" | "istio.io-eastwest-controller"))
         || match class {
             Some(class) => matches!(class, "istio-waypoint" | "istio-east-west"),
             None => labels.contains_key("gateway.networking.k8s.io/gateway-name"),

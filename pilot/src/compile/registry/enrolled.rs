@@ -13,16 +13,45 @@ pub(crate) enum Enrolled {
     Native,
 }
 
+/// Whether node agents mark the pods that they have captured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Marks {
+    /// They do: a pod without a mark is not captured.
+    Written,
+    /// There is none to write them, and what labels ask for is taken for done.
+    Missing,
+}
+
+impl Marks {
+    /// One pod that has been captured tells that there are agents.
+    pub(super) fn of<'a>(mut pods: impl Iterator<Item = &'a Meta>) -> Self {
+        if pods.any(is_marked) { Self::Written } else { Self::Missing }
+    }
+}
+
+/// Whether a node agent has captured this pod.
+pub(crate) fn is_marked(meta: &Meta) -> bool {
+    meta.annotations.get(REDIRECTION).is_some_and(|value| value == "enabled")
+}
+
+const REDIRECTION: &str = "ambient.istio.io/redirection";
+
 /// A node agent writes an annotation once it has captured a pod. In a folder there may be none to write it, and the
 /// intent of the labels counts as soon as nothing contradicts it.
-pub(crate) fn is_enrolled(meta: &Meta, pod: &Pod, namespace: Option<&Labels>) -> Enrolled {
+pub(crate) fn is_enrolled(
+    meta: &Meta,
+    pod: &Pod,
+    namespace: Option<&Labels>,
+    marks: Marks,
+) -> Enrolled {
     if is_native(&meta.labels) {
         return Enrolled::Native;
     }
-    match meta.annotations.get("ambient.istio.io/redirection").map(String::as_str) {
+    match meta.annotations.get(REDIRECTION).map(String::as_str) {
         Some("enabled") => return Enrolled::Captured,
         // `pending` and the like: known, and not captured.
         Some(_) => return Enrolled::No,
+        None if marks == Marks::Written => return Enrolled::No,
         None => {}
     }
     let daemon = &*meta.namespace == "istio-system"

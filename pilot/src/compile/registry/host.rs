@@ -61,8 +61,8 @@ pub(crate) enum Resolution {
     Passthrough,
 }
 
-/// Who is told of it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// Who is told of it; the later the fewer.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Visibility {
     Public,
     /// Its own namespace.
@@ -99,6 +99,14 @@ impl Host {
     /// Whether it stands for all names below a domain.
     pub(crate) fn is_wildcard(&self) -> bool {
         self.hostname.starts_with('*')
+    }
+
+    /// Whether it comes from this ServiceEntry.
+    pub(crate) fn is_of(&self, entry: &Arc<Object<ServiceEntry>>) -> bool {
+        match &self.origin {
+            Origin::Entry(own) => Arc::ptr_eq(own, entry),
+            Origin::Kubernetes(_) => false,
+        }
     }
 
     /// The Service it comes from, if it is one.

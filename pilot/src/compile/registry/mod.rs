@@ -25,11 +25,11 @@ use self::{
 };
 pub(crate) use self::{
     endpoint::{Endpoint, Health, Member, Vm, locality_of},
-    enrolled::{Enrolled, is_enrolled, is_native},
+    enrolled::{Enrolled, Marks, is_enrolled, is_native},
     host::{Host, Origin, Port, Resolution, Visibility},
     protocol::Protocol,
 };
-use super::{MeshConfig, selector::Selectors};
+use super::{MeshConfig, mesh_config, selector::Selectors};
 use crate::manifests::{
     Labels, Manifests, Meta, Object, Pod, PodState, Service, ServiceKind,
     networking::{ServiceEntry, WorkloadEntry},
@@ -40,6 +40,9 @@ const NETWORK_LABEL: &str = "topology.istio.io/network";
 
 /// Ports of a host, each with the endpoint's port that it leads to.
 pub(crate) type PortPairs = Vec<(u16, u16)>;
+
+/// Hosts of ServiceEntries with the addresses given to them, by `namespace/name`.
+type Allocations = HashMap<String, Vec<(Arc<str>, IpAddr)>>;
 
 /// All services.
 #[derive(Debug)]
@@ -55,11 +58,17 @@ pub(crate) struct Registry {
     nodes: HashMap<Box<str>, Arc<Locality>>,
     namespaces: HashMap<Box<str>, Labels>,
     network: Box<str>,
+    marks: Marks,
+    allocated: Allocations,
 }
 
 impl Registry {
     pub(crate) fn of(manifests: &Manifests, config: &MeshConfig) -> Self {
-        let hosts = hosts(manifests, config);
+        let namespaces = manifests.namespaces.iter();
+        let namespaces = namespaces
+            .map(|namespace| ((&*namespace.meta.name).into(), namespace.meta.labels.clone()));
+        let namespaces: HashMap<Box<str>, Labels> = namespaces.collect();
+        let (hosts, allocated) = hosts(manifests, config, &namespaces);
         let mut by_name: HashMap<Box<str>, Vec<Arc<Host>>> = HashMap::new();
         for host in &hosts {
             by_name.entry((&*host.hostname).into()).or_default().push(Arc::clone(host));
@@ -77,10 +86,6 @@ impl Registry {
             .nodes
             .iter()
             .map(|node| ((&*node.meta.name).into(), Arc::new(locality_of_node(&node.meta.labels))));
-        let namespaces = manifests.namespaces.iter();
-        let namespaces = namespaces
-            .map(|namespace| ((&*namespace.meta.name).into(), namespace.meta.labels.clone()));
-        let namespaces: HashMap<Box<str>, Labels> = namespaces.collect();
         let mut registry = Self {
             members: vec![Vec::new(); hosts.len()],
             hosts,
@@ -91,6 +96,8 @@ impl Registry {
             nodes: nodes.collect(),
             network: local_network(&namespaces, config),
             namespaces,
+            allocated,
+            marks: Marks::of(manifests.pods.iter().map(|pod| &pod.meta)),
         };
         registry.add_slices(manifests);
         registry.add_pods(manifests);
@@ -156,6 +163,34 @@ impl Registry {
         &self.network
     }
 
+    /// The addresses given to the hosts of a ServiceEntry, also if another entry has a host before it.
+    pub(crate) fn allocated(&self, entry: &Meta) -> &[(Arc<str>, IpAddr)] {
+        let key = format!("{}/{}", entry.namespace, entry.name);
+        self.allocated.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Who sees a ServiceEntry by the mesh's rules alone.
+    pub(crate) fn visibility_by_mesh(&self, host: &Host, config: &MeshConfig) -> Visibility {
+        visibility(self.namespace(&host.meta.namespace), config)
+    }
+
+    /// Whether node agents mark pods.
+    pub(crate) fn marks(&self) -> Marks {
+        self.marks
+    }
+
+    /// What is behind a service in other networks, as WorkloadEntries and ServiceEntries say.
+    pub(crate) fn foreign(&self, host: &Host) -> Vec<Endpoint> {
+        let members = self.members(host).iter().filter(|member| match member {
+            Member::Entry(_) | Member::Inline(..) | Member::Name(_) => true,
+            Member::Pod(_) | Member::Listed(..) | Member::Foreign(..) => false,
+        });
+        let mut endpoints: Vec<_> =
+            members.filter_map(|member| self.endpoint(host, member)).collect();
+        endpoints.retain(|endpoint| *endpoint.network != *self.network);
+        endpoints
+    }
+
     /// Where a node is.
     pub(crate) fn locality_of_node(&self, node: &str) -> Option<&Arc<Locality>> {
         self.nodes.get(node)
@@ -211,7 +246,8 @@ impl Registry {
         if addresses.is_empty() {
             return None;
         }
-        let enrolled = is_enrolled(meta, spec, self.namespace(&meta.namespace));
+        let namespace = self.namespace(&meta.namespace);
+        let enrolled = is_enrolled(meta, spec, namespace, self.marks);
         let plain = self.plain(host, member, meta);
         Some(Endpoint {
             addresses,
@@ -376,7 +412,11 @@ pub(crate) fn canonical<'a>(labels: &'a Labels, name: &'a str) -> (&'a str, &'a 
 
 /// All hosts, without those that another of the same namespace and name stands before: a Service before a
 /// ServiceEntry, the older ServiceEntry before the younger.
-fn hosts(manifests: &Manifests, config: &MeshConfig) -> Vec<Arc<Host>> {
+fn hosts(
+    manifests: &Manifests,
+    config: &MeshConfig,
+    namespaces: &HashMap<Box<str>, Labels>,
+) -> (Vec<Arc<Host>>, Allocations) {
     let services = manifests.services.iter();
     let services = services.filter(|service| service.spec.kind == ServiceKind::Cluster);
     let services = services
@@ -384,6 +424,7 @@ fn hosts(manifests: &Manifests, config: &MeshConfig) -> Vec<Arc<Host>> {
     let mut entries: Vec<_> = manifests.service_entries.iter().collect();
     entries.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
     let mut allocated = Allocated::of(entries.iter().map(|entry| &***entry));
+    let mut allocations = Allocations::new();
     let mut taken = HashSet::new();
     let mut first: HashMap<Arc<str>, usize> = HashMap::new();
     let mut hosts: Vec<Host> = Vec::new();
@@ -394,7 +435,13 @@ fn hosts(manifests: &Manifests, config: &MeshConfig) -> Vec<Arc<Host>> {
     let all = services.map(|host| (None, host));
     for (entry, mut host) in all.chain(of_entries.map(|(entry, host)| (Some(entry), host))) {
         if let Some(entry) = entry {
-            host.addresses.extend(allocated.addresses(entry, &host.hostname));
+            let given = allocated.addresses(entry, &host.hostname);
+            let key = format!("{}/{}", host.meta.namespace, host.meta.name);
+            let held = given.iter().map(|net| (Arc::clone(&host.hostname), net.addr()));
+            allocations.entry(key).or_default().extend(held);
+            host.addresses.extend(given);
+            let mesh = visibility(namespaces.get(&*host.meta.namespace), config);
+            host.visibility = mesh.max(exported(&host, config));
         }
         if !taken.insert((Arc::clone(&host.meta.namespace), Arc::clone(&host.hostname))) {
             continue;
@@ -420,7 +467,7 @@ fn hosts(manifests: &Manifests, config: &MeshConfig) -> Vec<Arc<Host>> {
     for (index, host) in hosts.iter_mut().enumerate() {
         host.index = index;
     }
-    hosts.into_iter().map(Arc::new).collect()
+    (hosts.into_iter().map(Arc::new).collect(), allocations)
 }
 
 fn vm(object: &Arc<Object<WorkloadEntry>>) -> Arc<Vm> {
@@ -431,6 +478,37 @@ fn vm(object: &Arc<Object<WorkloadEntry>>) -> Arc<Vm> {
 
 fn pod_key(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
+}
+
+/// Who sees the ServiceEntries of a namespace: the first rule that takes it says so.
+fn visibility(namespace: Option<&Labels>, config: &MeshConfig) -> Visibility {
+    const NONE: &Labels = &Labels::new();
+    let labels = namespace.unwrap_or(NONE);
+    let mut policies = config.service_entry_visibility.policies.iter();
+    let policy = policies.find(|policy| {
+        policy.matching_rules.iter().any(|rule| {
+            rule.namespace_selector.as_ref().is_none_or(|selector| selector.matches(labels))
+        })
+    });
+    match policy.map(|policy| policy.visibility) {
+        Some(mesh_config::Visibility::Namespace) => Visibility::Namespace,
+        Some(mesh_config::Visibility::None) => Visibility::Nobody,
+        Some(mesh_config::Visibility::Public) | None => Visibility::Public,
+    }
+}
+
+/// Who sees a ServiceEntry by its own `exportTo`. Daemons cannot be told of other namespaces one by one: an entry
+/// for some of them is seen by all.
+fn exported(host: &Host, config: &MeshConfig) -> Visibility {
+    let default = &config.default_service_export_to;
+    let to = if host.export_to.is_empty() { default } else { &host.export_to };
+    if to.iter().any(|one| one == "~") {
+        Visibility::Nobody
+    } else if !to.is_empty() && to.iter().all(|one| one == "." || *one == *host.meta.namespace) {
+        Visibility::Namespace
+    } else {
+        Visibility::Public
+    }
 }
 
 /// The setting, or else what the root namespace is labelled with.

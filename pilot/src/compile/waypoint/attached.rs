@@ -12,13 +12,11 @@ use crate::{
     compile::{
         MeshConfig,
         attachment::Waypoints,
-        mesh_config::Scope,
+        networks::is_global,
         registry::{Host, Origin, Registry},
     },
-    manifests::{Labels, Manifests, Meta},
+    manifests::{Manifests, Meta},
 };
-
-const USED_BY_INGRESS: &str = "istio.io/ingress-use-waypoint";
 
 /// What a waypoint stands before.
 pub(super) struct Attached {
@@ -42,18 +40,16 @@ impl Attached {
         gateway: &Meta,
         role: Role,
     ) -> Self {
-        let waypoints = Waypoints::of(manifests, config);
+        let waypoints = Waypoints::of(manifests, registry, config);
         let own = format!("{}.{}.svc.{}", gateway.name, gateway.namespace, config.cluster_domain);
         let is_own = |waypoint: Option<GatewayAddress>| hostname(waypoint) == Some(own.clone());
-        let of_host = |host: &Host| {
-            host.service().and_then(|service| waypoints.of_service(&host.meta, service))
-        };
+        let of_host = |host: &Host| waypoints.of_host(host).ok()?.map(|one| one.reference);
         let mut hosts: Vec<_> = match role {
             Role::Waypoint => {
                 registry.all().filter(|host| is_own(of_host(host))).cloned().collect()
             }
             Role::EastWest => {
-                registry.all().filter(|host| is_global(config, registry, host)).cloned().collect()
+                registry.all().filter(|host| is_global(host, registry, config)).cloned().collect()
             }
         };
         hosts.sort_by(|a, b| {
@@ -64,8 +60,10 @@ impl Attached {
             ))
         });
         let pods = manifests.pods.iter();
-        let pods = pods
-            .filter(|pod| role == Role::Waypoint && is_own(waypoints.of_pod(&pod.spec.waypoint)));
+        let pods = pods.filter(|pod| {
+            let waypoint = waypoints.of_workload(&pod.meta.namespace, &pod.meta.labels);
+            role == Role::Waypoint && is_own(waypoint)
+        });
         let workloads = pods.flat_map(|pod| pod.spec.addresses.iter().copied()).collect();
         Self { hosts, workloads }
     }
@@ -93,22 +91,7 @@ pub(super) fn through(
     registry: &Registry,
     host: &Host,
 ) -> Option<Through> {
-    let waypoints = Waypoints::of(manifests, config);
-    let waypoint = host.service().and_then(|service| waypoints.of_service(&host.meta, service));
-    let hostname = hostname(waypoint)?;
-    let used = |labels: &Labels| labels.get(USED_BY_INGRESS).map(|value| value == "true");
-    let of_namespace = || registry.namespace(&host.meta.namespace).and_then(used);
-    let for_gateways = used(&host.meta.labels).or_else(of_namespace).unwrap_or(false);
-    Some(Through { hostname, for_gateways })
-}
-
-/// Whether other clusters may use a service: the first scope that fits it says so.
-fn is_global(config: &MeshConfig, registry: &Registry, host: &Host) -> bool {
-    let none = Labels::new();
-    let namespace = registry.namespace(&host.meta.namespace).unwrap_or(&none);
-    let scope = config.service_scope_configs.iter().find(|scope| {
-        scope.services_selector.as_ref().is_none_or(|wanted| wanted.matches(&host.meta.labels))
-            && scope.namespace_selector.as_ref().is_none_or(|wanted| wanted.matches(namespace))
-    });
-    scope.is_some_and(|scope| scope.scope == Scope::Global)
+    let attachment = Waypoints::of(manifests, registry, config).of_host(host).ok()??;
+    let hostname = hostname(Some(attachment.reference))?;
+    Some(Through { hostname, for_gateways: attachment.ingress })
 }
