@@ -9,7 +9,6 @@ mod authorization;
 pub mod mesh_config;
 mod networks;
 mod peer_authentication;
-#[expect(dead_code, reason = "parts of it are for what waypoints receive")]
 pub(crate) mod registry;
 mod selector;
 mod service;
