@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     CertificateSource, CertificateState, Credential, FilesError, IdentityConfig, IdentityFiles,
     IssueError, IssueReport, PeerChain, Revocations, Spiffe, Verification,
-    bundles::Bundles,
+    bundles::{AskAgain, Bundles, GRACE},
     chain::IssuedChain,
     key::RequestedKey,
     renewal::Jitter,
@@ -30,6 +30,8 @@ use super::{
 
 /// Over how long the requests are spread that a change of roots causes: every node of the mesh may see it at once.
 const SPREAD: Duration = Duration::from_secs(60);
+/// Over how long a request is put off that makes sure of a root's end. The answer has to come within the root's grace.
+const CONFIRMING: Duration = Duration::from_secs(GRACE.as_secs() / 2);
 
 /// All that is known of the node's certificates.
 pub(super) struct Keeper {
@@ -96,7 +98,8 @@ impl Keeper {
         self.live.rcu(|live| live.update(who.clone(), credential.clone()));
         let available = CertificateState::Available { credential, renewal_failure: None };
         book.states.insert(who.clone(), watch::channel(available).0);
-        // There is nobody to ask again: the roots are those of the files.
+        // There is nobody to ask again: the roots are those of the files, and no others.
+        book.bundles = Bundles::default();
         book.bundles.handle_delivered(&who, &roots, Instant::now().into_std());
         self.drop_certificates(&mut book, &former);
         Ok(who)
@@ -163,7 +166,7 @@ impl Keeper {
 
     pub(super) fn renew_all(&self) {
         let all: Vec<Spiffe> = self.live.load().keys().cloned().collect();
-        self.renew_soon(&mut self.book(), &all);
+        self.renew_soon(&mut self.book(), &all, SPREAD);
         self.changed.notify_one();
     }
 
@@ -194,7 +197,7 @@ impl Keeper {
     fn drop_certificates(&self, book: &mut Book, dropped: &[Spiffe]) {
         for who in dropped {
             book.states.remove(who);
-            book.bundles.handle_dropped(who);
+            book.bundles.handle_dropped(who, Instant::now().into_std());
             self.live.rcu(|live| live.without(who));
         }
         self.trust_union(book);
@@ -230,10 +233,10 @@ impl Keeper {
         self.verification.send_replace(Arc::new(verification));
     }
 
-    fn renew_soon(&self, book: &mut Book, outdated: &[Spiffe]) {
+    fn renew_soon(&self, book: &mut Book, outdated: &[Spiffe], spread: Duration) {
         let now = Instant::now().into_std();
         for who in outdated {
-            let wait = SPREAD.mul_f64(rand::random_range(0.0..1.0));
+            let wait = spread.mul_f64(rand::random_range(0.0..1.0));
             book.schedule.handle_outdated(who, now + wait);
         }
     }
@@ -247,10 +250,13 @@ impl Keeper {
             Answer::Stale => return,
             Answer::Wanted => {}
         }
-        let outdated = book.bundles.handle_delivered(who, &issued.roots, now);
-        if !outdated.is_empty() {
-            tracing::info!(identity = %who, others = outdated.len(), "the roots of the mesh have changed");
-            self.renew_soon(&mut book, &outdated);
+        let AskAgain { others, confirm } = book.bundles.handle_delivered(who, &issued.roots, now);
+        if confirm || !others.is_empty() {
+            tracing::info!(identity = %who, others = others.len(), "the roots of the mesh have changed");
+            self.renew_soon(&mut book, &others, SPREAD);
+        }
+        if confirm {
+            self.renew_soon(&mut book, std::slice::from_ref(who), CONFIRMING);
         }
         self.trust_union(&book);
         let credential = match Credential::of_chain(issued, &self.verification.borrow().clone()) {
@@ -323,10 +329,13 @@ pub(super) async fn keep_fresh(keeper: Arc<Keeper>, source: Arc<dyn CertificateS
     loop {
         let (due, wake_at) = {
             let mut book = keeper.book();
-            let dropped = book.schedule.handle_timeout(Instant::now().into_std());
+            let now = Instant::now().into_std();
+            let dropped = book.schedule.handle_timeout(now);
+            book.bundles.handle_timeout(now);
             keeper.drop_certificates(&mut book, &dropped);
             let due: Vec<Request> = std::iter::from_fn(|| book.schedule.poll_request()).collect();
-            (due, book.schedule.poll_timeout())
+            let timeouts = [book.schedule.poll_timeout(), book.bundles.poll_timeout()];
+            (due, timeouts.into_iter().flatten().min())
         };
         for request in due {
             let source = source.clone();

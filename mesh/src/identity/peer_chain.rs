@@ -297,9 +297,8 @@ mod tests {
             params("middle", 2).signed_by(&key, &signer).unwrap().into();
         let leaf = made(&params("leaf", 3), &Issuer::new(params("middle", 2), key));
         let Mesh { decoy, .. } = Mesh::new();
-        let roots = |all: &[&CertificateDer<'static>]| -> Roots {
-            all.iter().copied().cloned().collect()
-        };
+        let roots =
+            |all: &[&CertificateDer<'static>]| -> Roots { all.iter().copied().cloned().collect() };
         for (presented, trusted, expected) in [
             (vec![&leaf, &middle], roots(&[&other, &root]), true),
             (vec![&leaf, &decoy, &middle], roots(&[&root]), true),
