@@ -222,3 +222,30 @@ fn a_bad_list_leaves_the_former_one_in_force() {
     shop.cluster.daemon_mut("b").unwrap().restart().unwrap();
     shop.expect(&cart, &[("shop/web", Served)]);
 }
+
+#[test]
+fn nodes_that_issue_to_themselves_are_meshes_of_their_own() {
+    let nobody = description().variable("FAKE_CA", "true").variable("CA_ADDRESS", "10.1.0.200:1");
+    let Some(shop) = Shop::of(nobody) else { return };
+    let near = format!("{}:7000", shop.pod("shop/near").ip4());
+    let cart = format!("{}:7000", shop.pod("shop/cart").ip4());
+    shop.expect(&near, &[("shop/web", Served), ("data/batch", Served)]);
+    shop.expect(&cart, &[("shop/web", Refused), ("data/batch", Refused)]);
+    let labels = [
+        "reporter=\"destination\"",
+        "source_principal=\"spiffe://cluster.local/ns/shop/sa/web\"",
+        "connection_security_policy=\"mutual_tls\"",
+    ];
+    let daemon = shop.cluster.daemon("a").unwrap();
+    wait_for("the tunnel's record", IN_FORCE, || {
+        let count = daemon.metric("istio_tcp_connections_closed_total", &labels)?;
+        ensure!(count >= 1.0, "{count}");
+        Ok(())
+    })
+    .unwrap();
+    let roots = NODES.map(|node| {
+        let dump = shop.cluster.daemon(node).unwrap().config_dump().unwrap();
+        dump["certificates"][0]["rootCerts"][0]["serialNumber"].to_string()
+    });
+    assert_ne!(roots[0], roots[1]);
+}
