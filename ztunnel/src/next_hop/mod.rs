@@ -332,6 +332,13 @@ fn to_workload(
     choosing: &mut Choosing<'_>,
 ) -> Result<NextHop, NoRoute> {
     let Outbound { source, orig_dst, network } = *outbound;
+    // Whatever else is at the address, a service included, the workload's own waypoint guards it.
+    if workload.network == source.network
+        && let Some(gateway) = &workload.waypoint
+        && !waypoint::is_itself(snapshot, source, gateway)
+    {
+        return to_waypoint(snapshot, outbound, gateway, None, choosing);
+    }
     // An address that is also a service's means the service, if it serves the port: its port may be mapped.
     if let Some(service) = snapshot.service_by_address(network, orig_dst.ip(), &source.namespace)
         && service.load_balancing.mode != LoadBalancingMode::Passthrough
@@ -342,11 +349,6 @@ fn to_workload(
     if workload.network != source.network {
         let elsewhere = Elsewhere { target: workload, dialed: None, behind: None };
         return gateway::across(snapshot, outbound, elsewhere, choosing);
-    }
-    if let Some(gateway) = &workload.waypoint
-        && !waypoint::is_itself(snapshot, source, gateway)
-    {
-        return to_waypoint(snapshot, outbound, gateway, None, choosing);
     }
     let via = via(&workload, orig_dst.port(), None);
     Ok(Hop { workload, service: None, via }.at(orig_dst.ip()))

@@ -509,6 +509,28 @@ fn an_address_that_is_both_means_the_service_where_it_serves_the_port() {
 }
 
 #[test]
+fn a_service_at_a_guarded_workloads_address_is_no_way_around_its_waypoint() {
+    let mesh = "
+        workload web 10.0.0.1 hbone
+        workload e   10.0.0.2 hbone waypoint=10.0.0.9
+        workload w   10.0.0.9 hbone
+        service  s   10.0.0.2:80 -> e:8080
+    ";
+    check(mesh, "web -> 10.0.0.2:80", "waypoint 10.0.0.9:15008 for 10.0.0.2:80");
+    check(mesh, "w -> 10.0.0.2:80", "direct 10.0.0.2:15008 for 10.0.0.2:8080");
+}
+
+#[test]
+fn a_services_waypoint_is_used_even_by_itself() {
+    let mesh = "
+        workload w    10.0.0.9 hbone
+        workload cart 10.0.0.2 hbone
+        service  s    10.1.0.1:80 -> cart:8080 waypoint=10.0.0.9
+    ";
+    check(mesh, "w -> 10.1.0.1:80", "waypoint 10.0.0.9:15008 for 10.1.0.1:80");
+}
+
+#[test]
 fn host_network_workloads_are_endpoints_but_their_address_is_the_nodes() {
     let mesh = "
         workload web 10.0.0.1 hbone
