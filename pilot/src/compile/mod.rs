@@ -6,6 +6,7 @@
 
 mod attachment;
 mod authorization;
+mod canonical;
 pub mod mesh_config;
 mod networks;
 mod peer_authentication;
@@ -78,6 +79,13 @@ pub struct Resource {
 impl Resource {
     fn new(message: &impl Message) -> Self {
         let encoded = message.encode_to_vec();
+        let hash = XxHash64::oneshot(0, &encoded);
+        Self { encoded, hash }
+    }
+
+    /// Of a message that may hold maps without order.
+    fn canonical<M: Message + prost::Name>(message: &M) -> Self {
+        let encoded = canonical::encode(message);
         let hash = XxHash64::oneshot(0, &encoded);
         Self { encoded, hash }
     }

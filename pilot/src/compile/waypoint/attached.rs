@@ -10,10 +10,9 @@ use proto::workload::{GatewayAddress, gateway_address::Destination};
 use super::Role;
 use crate::{
     compile::{
-        MeshConfig,
-        attachment::Waypoints,
         networks::is_global,
-        registry::{Host, Origin, Registry},
+        registry::{Host, Origin},
+        world::World,
     },
     manifests::{Manifests, Meta},
 };
@@ -33,25 +32,17 @@ pub(super) struct Through {
 }
 
 impl Attached {
-    pub(super) fn of(
-        manifests: &Manifests,
-        config: &MeshConfig,
-        registry: &Registry,
-        gateway: &Meta,
-        role: Role,
-    ) -> Self {
-        let waypoints = Waypoints::of(manifests, registry, config);
-        let own = format!("{}.{}.svc.{}", gateway.name, gateway.namespace, config.cluster_domain);
-        let is_own = |waypoint: Option<GatewayAddress>| hostname(waypoint) == Some(own.clone());
-        let of_host = |host: &Host| waypoints.of_host(host).ok()?.map(|one| one.reference);
-        let mut hosts: Vec<_> = match role {
-            Role::Waypoint => {
-                registry.all().filter(|host| is_own(of_host(host))).cloned().collect()
-            }
-            Role::EastWest => {
-                registry.all().filter(|host| is_global(host, registry, config)).cloned().collect()
-            }
+    pub(super) fn of(manifests: &Manifests, world: &World, gateway: &Meta, role: Role) -> Self {
+        let own = format!("{}/{}", gateway.namespace, gateway.name);
+        let guards = |host: &Host| {
+            let attachment = world.waypoints.of_host(host).ok().flatten();
+            attachment.is_some_and(|attachment| attachment.gateway == own)
         };
+        let wanted = |host: &&Arc<Host>| match role {
+            Role::Waypoint => guards(host),
+            Role::EastWest => is_global(host, &world.registry, &world.config),
+        };
+        let mut hosts: Vec<_> = world.registry.all().filter(wanted).cloned().collect();
         hosts.sort_by(|a, b| {
             (name(a), &a.meta.namespace, &a.hostname).cmp(&(
                 name(b),
@@ -60,12 +51,28 @@ impl Attached {
             ))
         });
         let pods = manifests.pods.iter();
+        let hostname =
+            format!("{}.{}.svc.{}", gateway.name, gateway.namespace, world.config.cluster_domain);
         let pods = pods.filter(|pod| {
-            let waypoint = waypoints.of_workload(&pod.meta.namespace, &pod.meta.labels);
-            role == Role::Waypoint && is_own(waypoint)
+            let waypoint = || world.waypoints.of_workload(&pod.meta.namespace, &pod.meta.labels);
+            let to = || hostname_of(waypoint()?);
+            role == Role::Waypoint && to().is_some_and(|to| to == hostname)
         });
         let workloads = pods.flat_map(|pod| pod.spec.addresses.iter().copied()).collect();
         Self { hosts, workloads }
+    }
+}
+
+/// The waypoint of a host, if it has one.
+pub(super) fn through(world: &World, host: &Host) -> Option<Through> {
+    let attachment = world.waypoints.of_host(host).ok()??;
+    Some(Through { hostname: hostname_of(attachment.reference)?, for_gateways: attachment.ingress })
+}
+
+fn hostname_of(waypoint: GatewayAddress) -> Option<String> {
+    match waypoint.destination? {
+        Destination::Hostname(name) => Some(name.hostname),
+        Destination::Address(_) => None,
     }
 }
 
@@ -75,23 +82,4 @@ pub(super) fn name(host: &Host) -> &str {
         Origin::Kubernetes(_) => &host.meta.name,
         Origin::Entry(_) => &host.hostname,
     }
-}
-
-fn hostname(waypoint: Option<GatewayAddress>) -> Option<String> {
-    match waypoint?.destination? {
-        Destination::Hostname(name) => Some(name.hostname),
-        Destination::Address(_) => None,
-    }
-}
-
-/// The waypoint of a host, if it has one.
-pub(super) fn through(
-    manifests: &Manifests,
-    config: &MeshConfig,
-    registry: &Registry,
-    host: &Host,
-) -> Option<Through> {
-    let attachment = Waypoints::of(manifests, registry, config).of_host(host).ok()??;
-    let hostname = hostname(Some(attachment.reference))?;
-    Some(Through { hostname, for_gateways: attachment.ingress })
 }

@@ -20,6 +20,7 @@ use crate::{
     compile::{
         MeshConfig,
         registry::{Endpoint, Host, Port, Registry},
+        world::World,
     },
     manifests::{Manifests, Object, gateway_api::Gateway},
 };
@@ -49,9 +50,11 @@ pub(crate) enum Role {
 
 /// All that one waypoint's configuration follows from.
 pub(crate) struct Context<'a> {
+    #[expect(dead_code, reason = "for routes and policies")]
     pub manifests: &'a Manifests,
     pub config: &'a MeshConfig,
     pub registry: &'a Registry,
+    pub(super) world: &'a World,
     pub gateway: &'a Object<Gateway>,
     pub client: &'a Client,
     pub role: Role,
@@ -69,12 +72,12 @@ pub(crate) struct Context<'a> {
 
 impl<'a> Context<'a> {
     /// What a client receives that belongs to a Gateway, as its pod's labels say.
-    pub(crate) fn new(
+    pub(in crate::compile) fn new(
         manifests: &'a Manifests,
-        config: &'a MeshConfig,
-        registry: &'a Registry,
+        world: &'a World,
         client: &'a Client,
     ) -> Option<Self> {
+        let config = &world.config;
         let name = client.labels.get("gateway.networking.k8s.io/gateway-name")?;
         let mut gateways = manifests.gateways.iter();
         let gateway = gateways.find(|gateway| {
@@ -85,11 +88,12 @@ impl<'a> Context<'a> {
             "istio-east-west" => Role::EastWest,
             _ => return None,
         };
-        let attached = Attached::of(manifests, config, registry, &gateway.meta, role);
+        let attached = Attached::of(manifests, world, &gateway.meta, role);
         Some(Self {
             manifests,
             config,
-            registry,
+            registry: &world.registry,
+            world,
             gateway,
             client,
             role,
@@ -121,7 +125,7 @@ impl<'a> Context<'a> {
 
     /// Whether there are networks whose addresses mean nothing here.
     pub(super) fn is_multi_network(&self) -> bool {
-        self.networks.is_connected()
+        self.config.multi_network
     }
 
     /// The gateways of a network that is not the client's.
@@ -137,19 +141,14 @@ impl<'a> Context<'a> {
 
     /// The waypoint of a host, as a gateway between networks sees it.
     pub(super) fn waypoint_of(&self, host: &Host) -> Option<Through> {
-        attached::through(self.manifests, self.config, self.registry, host)
+        attached::through(self.world, host)
     }
 
     /// What a Service says of where its traffic goes; an annotation of its own or of its namespace stands in.
     pub(super) fn traffic_distribution<'b>(&'b self, host: &'b Host) -> Option<&'b str> {
         let of_service = host.service().and_then(|service| service.traffic_distribution.as_deref());
         let annotated = || host.meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str);
-        let inherited = || {
-            let mut namespaces = self.manifests.namespaces.iter();
-            let namespace =
-                namespaces.find(|namespace| namespace.meta.name == host.meta.namespace)?;
-            namespace.meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str)
-        };
+        let inherited = || self.world.distribution.get(&*host.meta.namespace).map(|value| &**value);
         of_service.or_else(annotated).or_else(inherited)
     }
 

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::{Client, Context, compile};
 use crate::{
-    compile::{MeshConfig, registry::Registry},
+    compile::{MeshConfig, registry::Registry, world::World},
     manifests::{Folder, Manifests},
 };
 
@@ -147,10 +147,10 @@ fn resources(path: &Path) -> Vec<Any> {
 }
 
 fn ours(case: &str, waypoint: &str) -> Parts {
-    let (manifests, config) = load(&fixtures().join(case));
-    let registry = Registry::of(&manifests, &config);
-    let client = client(&manifests, &registry, &config, waypoint);
-    let context = Context::new(&manifests, &config, &registry, &client).unwrap();
+    let (manifests, config) = load(case);
+    let world = World::of(&manifests, &config);
+    let client = client(&manifests, &world.registry, &config, waypoint);
+    let context = Context::new(&manifests, &world, &client).unwrap();
     let compiled = compile(&context);
     let mut parts = Parts::new();
     for listener in &compiled.listeners {
@@ -168,12 +168,14 @@ fn ours(case: &str, waypoint: &str) -> Parts {
     parts
 }
 
-fn load(folder: &Path) -> (Manifests, MeshConfig) {
-    let mut folder = Folder::new(folder.to_owned());
+fn load(case: &str) -> (Manifests, MeshConfig) {
+    let mut folder = Folder::new(fixtures().join(case));
     folder.refresh(&HashSet::new()).unwrap();
     // What is wrong in them, on purpose, is left out, as an API server would have refused it.
     let (manifests, _) = folder.load("istio-system");
-    let (config, _) = MeshConfig::default().with_settings_of(&manifests);
+    let multi_network = case == "11-multinetwork";
+    let config = MeshConfig { multi_network, ..MeshConfig::default() };
+    let (config, _) = config.with_settings_of(&manifests);
     (manifests, config)
 }
 

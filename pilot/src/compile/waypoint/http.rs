@@ -6,7 +6,11 @@
 use proto::{
     envoy::envoy::{
         config::{
-            core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions},
+            common::mutation_rules::v3::{HeaderMutation, header_mutation},
+            core::v3::{
+                HeaderValue, HeaderValueOption, Http1ProtocolOptions, Http2ProtocolOptions,
+                HttpProtocolOptions, header_value_option::HeaderAppendAction,
+            },
             listener::v3::Filter,
         },
         extensions::{
@@ -14,12 +18,13 @@ use proto::{
                 http::{
                     cors::v3::Cors, dynamic_forward_proxy::v3 as dynamic_forward_proxy,
                     fault::v3::HttpFault, grpc_stats::v3 as grpc_stats, grpc_web::v3::GrpcWeb,
-                    router::v3::Router,
+                    header_mutation::v3 as header_mutation_filter, router::v3::Router,
                 },
                 network::http_connection_manager::v3::{
                     HttpConnectionManager, HttpFilter, RequestIdExtension,
                     http_connection_manager::{
-                        PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig,
+                        ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
+                        UpgradeConfig,
                     },
                 },
             },
@@ -67,6 +72,9 @@ pub(super) fn manager(context: &Context<'_>, host: Option<&Host>, port: Option<&
         route_specifier: Some(RouteSpecifier::RouteConfig(routes::http(context, host, port))),
         ..HttpConnectionManager::default()
     };
+    if names_client(context) {
+        manager.forward_client_cert_details = ForwardClientCertDetails::AlwaysForwardOnly.into();
+    }
     normalize(&mut manager, normalization);
     apply_client(&mut manager, context);
     filter("envoy.filters.network.http_connection_manager", any(&manager))
@@ -103,6 +111,37 @@ fn apply_client(manager: &mut HttpConnectionManager, context: &Context<'_>) {
     }
 }
 
+/// Whether the Gateway wants servers to be told who the client is.
+fn names_client(context: &Context<'_>) -> bool {
+    let annotation = "ambient.istio.io/xfcc-include-client-identity";
+    context.gateway.meta.annotations.get(annotation).is_some_and(|value| value == "true")
+}
+
+/// Writes who the client is over whatever the request says of it.
+fn client_identity() -> Any {
+    let value = HeaderValue {
+        key: "x-forwarded-client-cert".into(),
+        value: "By=%FILTER_STATE(io.istio.local_principal:PLAIN)%;\
+                URI=%FILTER_STATE(io.istio.peer_principal:PLAIN)%"
+            .into(),
+        ..HeaderValue::default()
+    };
+    let mutation = HeaderMutation {
+        action: Some(header_mutation::Action::Append(HeaderValueOption {
+            header: Some(value),
+            append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+            ..HeaderValueOption::default()
+        })),
+    };
+    any(&header_mutation_filter::HeaderMutation {
+        mutations: Some(header_mutation_filter::Mutations {
+            request_mutations: vec![mutation],
+            ..header_mutation_filter::Mutations::default()
+        }),
+        ..header_mutation_filter::HeaderMutation::default()
+    })
+}
+
 fn request_id() -> RequestIdExtension {
     let config = UuidRequestIdConfig {
         use_request_id_for_trace_sampling: Some(flag(true)),
@@ -119,7 +158,11 @@ fn filters(
     stats: Vec<HttpFilter>,
 ) -> Vec<HttpFilter> {
     let policy = policy::http_filters(context, host, port);
-    let mut filters = policy.before;
+    let mut filters = Vec::new();
+    if names_client(context) {
+        filters.push(http_filter("istio.waypoint.xfcc_client_identity", client_identity()));
+    }
+    filters.extend(policy.before);
     if port.is_some_and(|port| port.protocol == Protocol::GrpcWeb) {
         filters.push(http_filter("envoy.filters.http.grpc_web", any(&GrpcWeb {})));
     }

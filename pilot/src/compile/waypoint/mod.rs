@@ -29,11 +29,21 @@ use proto::envoy::envoy::config::{
     listener::v3::Listener,
 };
 
-use super::{MeshConfig, registry::Registry};
+use super::{MeshConfig, Resource, Resources, world::World};
 use crate::manifests::Manifests;
 
 pub use client::{Build, Client, ClientError};
 pub(crate) use context::{ChainKind, Context, ENCAP, Role, inbound_cluster};
+
+/// Type URL of clusters.
+pub const CLUSTER_TYPE: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+/// Type URL of assignments.
+pub const ASSIGNMENT_TYPE: &str =
+    "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+/// Type URL of listeners.
+pub const LISTENER_TYPE: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+/// Type URL of extensions.
+pub const EXTENSION_TYPE: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
 
 /// All that a waypoint is sent.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,6 +58,28 @@ pub struct WaypointConfig {
     pub extension_configs: Vec<TypedExtensionConfig>,
 }
 
+impl WaypointConfig {
+    /// The encoded resources of each type, in the order in which they are sent: what is referred to comes first.
+    pub fn resources(&self) -> [(&'static str, Resources); 4] {
+        let clusters = self.clusters.iter().map(|one| (&one.name, Resource::canonical(one)));
+        let assignments =
+            self.assignments.iter().map(|one| (&one.cluster_name, Resource::canonical(one)));
+        let listeners = self.listeners.iter().map(|one| (&one.name, Resource::canonical(one)));
+        let extensions =
+            self.extension_configs.iter().map(|one| (&one.name, Resource::canonical(one)));
+        [
+            (CLUSTER_TYPE, named(clusters)),
+            (ASSIGNMENT_TYPE, named(assignments)),
+            (LISTENER_TYPE, named(listeners)),
+            (EXTENSION_TYPE, named(extensions)),
+        ]
+    }
+}
+
+fn named<'a>(resources: impl Iterator<Item = (&'a String, Resource)>) -> Resources {
+    resources.map(|(name, resource)| (name.as_str().into(), resource)).collect()
+}
+
 /// What the Envoy that says it is `node` is sent; nothing if it belongs to no Gateway that is a waypoint.
 ///
 /// # Errors
@@ -57,9 +89,9 @@ pub fn of_node(
     config: &MeshConfig,
     node: &Node,
 ) -> Result<Option<WaypointConfig>, ClientError> {
-    let registry = Registry::of(manifests, config);
-    let client = Client::of(node, manifests, &registry)?;
-    let context = Context::new(manifests, config, &registry, &client);
+    let world = World::of(manifests, config);
+    let client = Client::of(node, manifests, &world.registry)?;
+    let context = Context::new(manifests, &world, &client);
     Ok(context.map(|context| compile(&context)))
 }
 
@@ -76,3 +108,5 @@ fn compile(context: &Context<'_>) -> WaypointConfig {
 
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod tests;

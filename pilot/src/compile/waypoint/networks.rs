@@ -28,11 +28,6 @@ impl Networks {
         Self { gateways }
     }
 
-    /// Whether any network has a gateway to others.
-    pub(super) fn is_connected(&self) -> bool {
-        !self.gateways.is_empty()
-    }
-
     /// Where a network is entered; nowhere if it is not known.
     pub(super) fn gateways(&self, network: &str) -> &[(IpAddr, u16)] {
         self.gateways.get(network).map_or(&[], Vec::as_slice)

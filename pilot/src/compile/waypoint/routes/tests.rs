@@ -10,8 +10,8 @@ use super::{http, tcp};
 use crate::{
     compile::{
         MeshConfig,
-        registry::Registry,
         waypoint::{Client, Context},
+        world::World,
     },
     manifests::{Manifests, Severity, read_text},
 };
@@ -80,7 +80,7 @@ fn with<T>(more: &str, call: impl FnOnce(&Context<'_>) -> T) -> T {
     assert!(problems.is_empty(), "{problems:#?}");
     let manifests = Manifests::gather(&resources).0;
     let config = MeshConfig::default();
-    let registry = Registry::of(&manifests, &config);
+    let world = World::of(&manifests, &config);
     let pod = &manifests.pods[0];
     let mut client = Client {
         namespace: "app".into(),
@@ -88,8 +88,8 @@ fn with<T>(more: &str, call: impl FnOnce(&Context<'_>) -> T) -> T {
         addresses: pod.spec.addresses.clone(),
         ..Client::default()
     };
-    client.apply(pod, &registry);
-    call(&Context::new(&manifests, &config, &registry, &client).unwrap())
+    client.apply(pod, &world.registry);
+    call(&Context::new(&manifests, &world, &client).unwrap())
 }
 
 fn routes(more: &str, host: &str) -> Vec<Route> {
