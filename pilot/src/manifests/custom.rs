@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Kind, Object, Resource,
+    Kind, Object, Resource, destination_rule_check,
     document::{self, Report, Source},
     gateway_api::{Gateway, GatewayStatus},
     networking::{ServiceEntry, ServiceEntryStatus},
@@ -43,7 +43,6 @@ without_status! {
     super::gateway_api::BackendTlsPolicy,
     super::gateway_api::GatewayClass,
     super::gateway_api::ReferenceGrant,
-    super::networking::DestinationRule,
     super::networking::Gateway,
     super::networking::ProxyConfig,
     super::networking::Sidecar,
@@ -70,6 +69,7 @@ checked! {
     super::gateway_api::HttpRoute: route_check::http_route,
     super::gateway_api::TcpRoute: route_check::tcp_route,
     super::gateway_api::TlsRoute: route_check::tls_route,
+    super::networking::DestinationRule: destination_rule_check::destination_rule,
     super::networking::VirtualService: virtual_service_check::virtual_service,
 }
 

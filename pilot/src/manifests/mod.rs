@@ -7,6 +7,7 @@ mod across;
 pub(crate) mod attribute;
 mod core;
 mod custom;
+mod destination_rule_check;
 mod document;
 mod duration;
 pub mod extensions;

@@ -1,6 +1,6 @@
-//! What is refused of VirtualServices and the Gateway API's routes, where, and why.
+//! What is refused of VirtualServices, DestinationRules and the Gateway API's routes, where, and why.
 
-use super::read_text;
+use super::{Severity, read_text};
 use std::{path::Path, sync::Arc};
 
 fn check(api_version: &str, kind: &str, spec: &str, expected: &[&str]) {
@@ -314,4 +314,96 @@ fn routes_of_other_protocols_can_be_followed() {
         let spec = format!("{{rules: [{rule}]}}");
         check("gateway.networking.k8s.io/v1", kind, &spec, &expected);
     }
+}
+
+#[test]
+fn the_settings_of_a_destination_rule_have_a_meaning() {
+    for (policy, expected) in [
+        ("{loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 1m}}}", vec![]),
+        (
+            "{loadBalancer: {simple: RANDOM, warmup: {duration: 1m}}}",
+            vec![
+                "error: spec.trafficPolicy.loadBalancer.warmup: only with ROUND_ROBIN or LEAST_REQUEST",
+            ],
+        ),
+        (
+            "{loadBalancer: {consistentHash: {maglev: {tableSize: 10}}}}",
+            vec![
+                "error: spec.trafficPolicy.loadBalancer.consistentHash: needs one of httpHeaderName, httpCookie, useSourceIp and httpQueryParameterName",
+                "error: spec.trafficPolicy.loadBalancer.consistentHash.maglev.tableSize: 10 is no prime number up to 5000011",
+            ],
+        ),
+        (
+            "{loadBalancer: {localityLbSetting: {distribute: [{from: a, to: {b: 90}}], failover: [{from: a, to: a}]}}}",
+            vec![
+                "error: spec.trafficPolicy.loadBalancer.localityLbSetting: only one of distribute and failover can be set",
+                "error: spec.trafficPolicy.loadBalancer.localityLbSetting.distribute[0].to: the weights add up to 90, not to 100",
+                "error: spec.trafficPolicy.loadBalancer.localityLbSetting.failover[0].to: `a` is the region that fails",
+            ],
+        ),
+        (
+            "{connectionPool: {tcp: {maxConnections: -1, connectTimeout: 0s}, http: {idleTimeout: 0s}}}",
+            vec![
+                "error: spec.trafficPolicy.connectionPool.tcp.maxConnections: -1 is negative",
+                "error: spec.trafficPolicy.connectionPool.tcp.connectTimeout: less than a millisecond",
+            ],
+        ),
+        (
+            "{outlierDetection: {maxEjectionPercent: 101, interval: 0s}}",
+            vec![
+                "error: spec.trafficPolicy.outlierDetection.interval: less than a millisecond",
+                "error: spec.trafficPolicy.outlierDetection.maxEjectionPercent: 101 is not from 0 to 100",
+            ],
+        ),
+        (
+            "{tls: {mode: MUTUAL, clientCertificate: /a}}",
+            vec![
+                "error: spec.trafficPolicy.tls.privateKey: missing: mode MUTUAL needs it, or a credentialName",
+            ],
+        ),
+        (
+            "{tls: {mode: ISTIO_MUTUAL, credentialName: a}}",
+            vec!["error: spec.trafficPolicy.tls: mode ISTIO_MUTUAL brings its own certificates"],
+        ),
+        (
+            "{tunnel: {targetHost: a, targetPort: 1}, proxyProtocol: {}, portLevelSettings: [{}]}",
+            vec![
+                "error: spec.trafficPolicy.portLevelSettings[0].port.number: 0 is no port (1 to 65535)",
+                "error: spec.trafficPolicy.tunnel: only one of tunnel and proxyProtocol can be set",
+            ],
+        ),
+    ] {
+        let spec = format!("{{host: a, trafficPolicy: {policy}}}");
+        check("networking.istio.io/v1", "DestinationRule", &spec, &expected);
+    }
+    let subsets = "{subsets: [{name: a}, {name: a}, {name: B}]}";
+    let expected = [
+        "error: spec.host: missing",
+        "error: spec.subsets[1].name: `a` stands there twice",
+        "error: spec.subsets[2].name: `B` is no DNS label",
+    ];
+    check("networking.istio.io/v1", "DestinationRule", subsets, &expected);
+}
+
+#[test]
+fn what_an_api_server_took_is_not_refused() {
+    let fixtures =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures/istiod").canonicalize();
+    let mut cases = 0;
+    for case in std::fs::read_dir(fixtures.unwrap()).unwrap() {
+        let Ok(text) = std::fs::read_to_string(case.unwrap().path().join("input.yaml")) else {
+            continue;
+        };
+        let mut problems = Vec::new();
+        read_text(&Arc::from(Path::new("input.yaml")), &text, &mut problems);
+        let kinds =
+            ["VirtualService", "DestinationRule", "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"];
+        problems.retain(|problem| {
+            problem.severity == Severity::Error
+                && kinds.iter().any(|kind| problem.object.starts_with(&format!("{kind} ")))
+        });
+        assert!(problems.is_empty(), "{problems:#?}");
+        cases += 1;
+    }
+    assert!(cases > 10, "{cases}");
 }
