@@ -164,8 +164,8 @@ fn rewrite(of: &Rewrite, rule: &HttpRule, field: &str, report: &mut Report<'_>) 
     let mut names =
         request.into_iter().flat_map(|request| request.set.keys().chain(request.add.keys()));
     if !of.authority.is_empty() && names.any(|name| is_authority(name)) {
-        let reason = "the host is set among the headers of the request as well";
-        report.error(&format!("{field}.authority"), reason);
+        let reason = "beats the host that is set among the headers of the request";
+        report.warning(&format!("{field}.authority"), reason);
     }
 }
 

@@ -181,7 +181,7 @@ fn actions_can_be_done() {
         (
             "rewrite: {authority: a}, headers: {request: {set: {host: b}}}",
             vec![
-                "error: http[0].rewrite.authority: the host is set among the headers of the request as well",
+                "warning: http[0].rewrite.authority: beats the host that is set among the headers of the request",
             ],
         ),
         (
