@@ -54,7 +54,7 @@ fn is_right(program: &Path) -> bool {
 }
 
 /// Debian's own, which its package for environments belongs to; elsewhere the one in `PATH`.
-fn python() -> &'static str {
+pub(crate) fn python() -> &'static str {
     const DEBIAN: &str = "/usr/bin/python3";
     if debian::is_here() && Path::new(DEBIAN).is_file() { DEBIAN } else { "python3" }
 }

