@@ -1,14 +1,15 @@
 //! The control plane: manifests in, xDS and certificates out.
 //!
-//! [`manifests`] reads what the user wrote, [`compile`] turns it into what the daemons take, [`jwks`] fetches the keys of token
-//! issuers, [`ca`] signs their
-//! certificates, [`serve`] hands both out, and [`status`] tells users what became of their objects.
+//! [`manifests`] reads what the user wrote, or what [`kubernetes`] watches; [`compile`] turns it into what the daemons
+//! take, [`jwks`] fetches the keys of token issuers, [`ca`] signs their certificates, [`serve`] hands both out, and
+//! [`status`] tells users what became of their objects.
 
 #![forbid(unsafe_code)]
 
 pub mod ca;
 pub mod compile;
 pub mod jwks;
+pub mod kubernetes;
 pub mod manifests;
 pub mod serve;
 pub mod status;

@@ -1,4 +1,4 @@
-//! `pilot`: serves a folder of manifests to the mesh, or checks it.
+//! `pilot`: serves a folder of manifests, or those of an API server, to the mesh; or checks a folder.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ use pilot::{
     ca::{CertificateAuthority, RotationStep, revoke, rotate},
     compile::MeshConfig,
     manifests::{Folder, Severity},
-    serve::{self, NodeTokens, ServeConfig},
+    serve::{self, ManifestSource, NodeTokens, ServeConfig},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serves a folder of manifests, and again what changes in it.
+    /// Serves a folder of manifests or those of an API server, and again what changes in them.
     Serve(Box<Serve>),
     /// Checks a folder of manifests and lists everything that is wrong with it.
     Validate {
@@ -94,8 +94,14 @@ enum Step {
 #[derive(Args)]
 struct Serve {
     /// The folder of manifests, read with all folders below it.
+    #[arg(long, required_unless_present = "kubernetes", conflicts_with = "kubernetes")]
+    folder: Option<PathBuf>,
+    /// Takes manifests from an API server in place of a folder.
     #[arg(long)]
-    folder: PathBuf,
+    kubernetes: bool,
+    /// How to reach the API server; else $KUBECONFIG or the pod's service account says.
+    #[arg(long, requires = "kubernetes")]
+    kubeconfig: Option<PathBuf>,
     /// The folder of the root's key and the nodes' tokens.
     #[arg(long)]
     data: PathBuf,
@@ -186,7 +192,10 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
     let metrics = Metrics::install()?;
     record_build("pilot", env!("CARGO_PKG_VERSION"));
     let config = ServeConfig {
-        folder: arguments.folder,
+        manifests: match arguments.folder {
+            Some(folder) => ManifestSource::Folder(folder),
+            None => ManifestSource::Kubernetes { kubeconfig: arguments.kubeconfig },
+        },
         data: arguments.data,
         listen_tls: arguments.listen_tls,
         listen_plain: arguments.listen_plain,

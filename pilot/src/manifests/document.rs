@@ -1,6 +1,6 @@
-//! Decodes one YAML document into one typed resource.
+//! Decodes one YAML document, or one object of an API server, into one typed resource.
 //!
-//! In: a document and its file. Out: [`Resource`]s (a List has several) and the problems found. Every unknown field
+//! In: a document and its file, or an object. Out: [`Resource`]s (a List has several) and the problems found. Every unknown field
 //! is reported; a value of the wrong type ends its own document only.
 
 use std::{path::Path, sync::Arc, thread};
@@ -24,8 +24,9 @@ pub(crate) struct Report<'a> {
     file: &'a Arc<Path>,
     /// Lines of the file before the text.
     before: usize,
-    /// The text of the document or of the List's item, to find the lines of fields in.
-    text: &'a str,
+    /// The text of the document or of the List's item, to find the lines of fields in. An object of an API server has
+    /// none.
+    text: Option<&'a str>,
     /// What comes before the path of a field: an item of a List has one.
     prefix: &'static str,
     object: String,
@@ -50,8 +51,10 @@ impl Report<'_> {
     }
 
     fn place(&self, field: &str) -> Place {
-        let line = lines::line_of(self.text, &format!("{}{field}", self.prefix));
-        Place { file: Arc::clone(self.file), line: self.before + line + 1 }
+        let line = self.text.map_or(0, |text| {
+            self.before + lines::line_of(text, &format!("{}{field}", self.prefix)) + 1
+        });
+        Place { file: Arc::clone(self.file), line }
     }
 }
 
@@ -144,7 +147,7 @@ fn read_parts(
         let mut report = Report {
             file,
             before: part.before,
-            text: part.text,
+            text: Some(part.text),
             prefix: "",
             object: String::new(),
             problems,
@@ -167,6 +170,39 @@ fn read_parts(
     documents
 }
 
+/// Decodes an object of an API server. `server` is where it is said to stand.
+///
+/// A newer server knows fields of Kubernetes's own kinds that are unknown here, and means nothing by them that counts
+/// in a mesh; those of all other kinds say what the mesh is to do, and are errors as in a file.
+pub(crate) fn read_object(
+    kind: Kind,
+    mut value: serde_json::Value,
+    server: &Arc<Path>,
+    problems: &mut Vec<Problem>,
+) -> Option<Resource> {
+    // The items of a list come without.
+    if let Some(fields) = value.as_object_mut() {
+        fields.entry("apiVersion").or_insert_with(|| kind.versions()[0].into());
+        fields.entry("kind").or_insert_with(|| kind.name().into());
+    }
+    let of = |field: &str| value.pointer(field).and_then(serde_json::Value::as_str);
+    let parts: Vec<_> = of("/metadata/namespace").into_iter().chain(of("/metadata/name")).collect();
+    let object = format!("{} {}", kind.name(), parts.join("/"));
+    let known = problems.len();
+    let mut report = Report { file: server, before: 0, text: None, prefix: "", object, problems };
+    let resource = read_kind(kind, Source::Object(value), &mut report);
+    if kind.is_builtin() {
+        let is_newer = |problem: &Problem| problem.reason == UNKNOWN;
+        let found = problems.split_off(known);
+        problems.extend(found.into_iter().filter(|problem| !is_newer(problem)));
+    }
+    let is_error = |problem: &Problem| problem.severity == Severity::Error;
+    resource.filter(|_| !problems[known..].iter().any(is_error))
+}
+
+/// The reason why a field that nobody knows is refused.
+const UNKNOWN: &str = "unknown field";
+
 /// The kind of a document that says so plainly: nearly all do, and need not be parsed twice.
 fn plain_kind(text: &str) -> Option<Kind> {
     match kinds::judge(lines::root_word(text, "apiVersion")?, lines::root_word(text, "kind")?) {
@@ -180,6 +216,8 @@ pub(super) enum Source<'a> {
     Text(&'a str),
     /// An item of a List.
     Item(Value),
+    /// What an API server says of an object.
+    Object(serde_json::Value),
 }
 
 impl Source<'_> {
@@ -187,6 +225,8 @@ impl Source<'_> {
         match self {
             Self::Text(text) => serde_yaml_ng::from_str(text),
             Self::Item(value) => Header::deserialize(value).map(Some),
+            // Its kind is known: nobody asks.
+            Self::Object(_) => Ok(None),
         }
     }
 }
@@ -245,17 +285,18 @@ fn read_headed(
 
 fn read_list(items: Vec<Value>, report: Report<'_>, resources: &mut Vec<Resource>) {
     let path = format!("{}items", report.prefix);
-    let mut parts = lines::items(report.text, &path);
+    let text = report.text.unwrap_or_default();
+    let mut parts = lines::items(text, &path);
     if parts.len() != items.len() {
         // In flow style, as in JSON, every item is said to stand where the sequence begins.
-        let before = lines::line_of(report.text, &path);
+        let before = lines::line_of(text, &path);
         parts = items.iter().map(|_| Part { before, text: "" }).collect();
     }
     for (item, part) in items.into_iter().zip(parts) {
         let report = Report {
             file: report.file,
             before: report.before + part.before,
-            text: part.text,
+            text: Some(part.text),
             // The item is the only one of its text.
             prefix: "[0].",
             object: String::new(),
@@ -341,20 +382,39 @@ pub(super) fn decode<T: DeserializeOwned>(
     match source {
         Source::Text(text) => decode_from(serde_yaml_ng::Deserializer::from_str(text), report),
         Source::Item(value) => decode_from(value, report),
+        Source::Object(value) => decode_from(value, report),
+    }
+}
+
+/// What went wrong, of either format.
+trait DecodeError: serde::de::Error {
+    /// The line, from 1, of the text that was read.
+    fn line(&self) -> Option<usize>;
+}
+
+impl DecodeError for serde_yaml_ng::Error {
+    fn line(&self) -> Option<usize> {
+        self.location().map(|location| location.line())
+    }
+}
+
+impl DecodeError for serde_json::Error {
+    fn line(&self) -> Option<usize> {
+        None
     }
 }
 
 fn decode_from<'de, T, D>(deserializer: D, report: &mut Report<'_>) -> Option<T>
 where
     T: DeserializeOwned,
-    D: Deserializer<'de, Error = serde_yaml_ng::Error>,
+    D: Deserializer<'de, Error: DecodeError>,
 {
     let mut unknown = Vec::new();
     let mut ignored = |path: serde_ignored::Path<'_>| unknown.push(field_path(&path));
     let deserializer = serde_ignored::Deserializer::new(deserializer, &mut ignored);
     let decoded = serde_path_to_error::deserialize(deserializer);
     for field in unknown {
-        report.error(&field, "unknown field");
+        report.error(&field, UNKNOWN);
     }
     match decoded {
         Ok(decoded) => Some(decoded),
@@ -383,7 +443,7 @@ fn field_path(path: &serde_ignored::Path<'_>) -> String {
 }
 
 /// Takes the parser's message apart: it holds the field and the position, which stand elsewhere in a [`Problem`].
-fn decode_error(report: &mut Report<'_>, field: &str, error: &serde_yaml_ng::Error) {
+fn decode_error(report: &mut Report<'_>, field: &str, error: &impl DecodeError) {
     let message = error.to_string();
     let message = message.strip_prefix(&format!("{field}: ")).unwrap_or(&message);
     let reason = match message.rfind(" at line ") {
@@ -391,8 +451,8 @@ fn decode_error(report: &mut Report<'_>, field: &str, error: &serde_yaml_ng::Err
         None => message,
     };
     let mut place = report.place(field);
-    if let Some(location) = error.location() {
-        place.line = report.before + location.line();
+    if let Some(line) = error.line() {
+        place.line = report.before + line;
     }
     report.problems.push(Problem {
         place,

@@ -67,6 +67,23 @@ pub(crate) fn judge(api_version: &str, kind: &str) -> Verdict {
     }
 }
 
+impl Kind {
+    /// The kind of that name in a group, if it is served.
+    pub(crate) fn named(group: &str, name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name && kind.group() == group)
+    }
+
+    /// Its group; empty for the oldest kinds of Kubernetes.
+    pub(crate) fn group(self) -> &'static str {
+        group_of(self.versions()[0])
+    }
+
+    /// Whether every API server has it; all others are defined by whoever installs them.
+    pub(crate) fn is_builtin(self) -> bool {
+        matches!(self.group(), "" | "discovery.k8s.io")
+    }
+}
+
 fn group_of(api_version: &str) -> &str {
     api_version.rsplit_once('/').map_or("", |(group, _)| group)
 }

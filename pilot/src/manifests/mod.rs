@@ -36,6 +36,7 @@ pub use core::{
 pub(crate) use document::is_dns_name;
 #[cfg(test)]
 pub(crate) use document::read_file as read_text;
+pub(crate) use document::read_object;
 pub use duration::Duration;
 pub use folder::{Folder, FolderError};
 pub(crate) use http_names::{claim, grpc_code, is_authority};

@@ -2,18 +2,19 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
-/// A line of a file.
+/// A line of a file, or the API server that has an object.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Place {
     /// The file, as found below the folder's path.
     pub file: Arc<Path>,
-    /// The line, counted from 1.
+    /// The line, counted from 1; 0 for an object of an API server, which has none.
     pub line: usize,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.line)
+        write!(f, "{}", self.file.display())?;
+        if self.line > 0 { write!(f, ":{}", self.line) } else { Ok(()) }
     }
 }
 

@@ -27,6 +27,7 @@ pub use tokens::{NodeTokens, Refused, TokenError};
 use crate::{
     ca::{CertificateAuthority, ListenerError, OpenError},
     compile::MeshConfig,
+    kubernetes::{self, ConnectError},
 };
 
 /// How long streams may take to end after a signal.
@@ -35,8 +36,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// What to serve, and where.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
-    /// The folder of manifests.
-    pub folder: PathBuf,
+    /// Where manifests come from.
+    pub manifests: ManifestSource,
     /// The folder of the root's key and the nodes' tokens.
     pub data: PathBuf,
     /// Where nodes connect. Port 0 takes any that is free.
@@ -49,6 +50,18 @@ pub struct ServeConfig {
     pub names: Vec<String>,
     /// What the mesh is called.
     pub mesh: MeshConfig,
+}
+
+/// Where manifests come from.
+#[derive(Clone, Debug)]
+pub enum ManifestSource {
+    /// A folder of YAML files.
+    Folder(PathBuf),
+    /// An API server.
+    Kubernetes {
+        /// How to reach it. Without one, `$KUBECONFIG` or the pod's service account says.
+        kubeconfig: Option<PathBuf>,
+    },
 }
 
 /// Why pilot cannot serve.
@@ -88,6 +101,12 @@ pub enum ServeError {
         /// The system's reason.
         source: notify::Error,
     },
+    /// There is no API server to watch.
+    #[error("watching an API server")]
+    Kubernetes {
+        /// Why not.
+        source: ConnectError,
+    },
     /// A server ended without having been told to.
     #[error("serving {what}")]
     Server {
@@ -124,7 +143,14 @@ pub async fn run(
     let (publisher, state) = watch::channel(None);
     let loaded = Arc::new(publish::Loaded::default());
     let clients = Arc::new(clients::Clients::default());
-    let watched = publish::Watched::start(&config.folder)?;
+    let input = match &config.manifests {
+        ManifestSource::Folder(folder) => publish::Input::Folder(publish::Watched::start(folder)?),
+        ManifestSource::Kubernetes { kubeconfig } => {
+            let source = kubernetes::Source::start(kubeconfig.as_deref()).await;
+            let source = source.map_err(|source| ServeError::Kubernetes { source })?;
+            publish::Input::Kubernetes(source)
+        }
+    };
     let certificates = certificates::Certificates {
         authority,
         tokens: tokens.clone(),
@@ -157,7 +183,7 @@ pub async fn run(
     tasks.spawn({
         let stop = stop.clone();
         async move {
-            watched.publish(config.mesh, publisher, loaded, stop).await;
+            input.publish(config.mesh, publisher, loaded, stop).await;
             Ok(())
         }
     });

@@ -1,7 +1,8 @@
-//! Keeps the published state up to date with the folder.
+//! Keeps the published state up to date with the folder, or with an API server.
 //!
-//! In: the folder and the kernel's news about it. Out: a new [`State`] for each good change. While the folder has an
-//! error, the last good state stays and every error is logged.
+//! In: the folder and the kernel's news about it, or what the API server says. Out: a new [`State`] for each good
+//! change. While the folder has an error, the last good state stays and every error is logged; of an API server, only
+//! the objects that have one keep their last good form.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -22,7 +23,8 @@ use super::{ServeError, state::State};
 use crate::{
     compile::{MeshConfig, ResourceType, compile},
     jwks::{self, Fetcher, KeySets, Location},
-    manifests::{Folder, Problem, Severity},
+    kubernetes,
+    manifests::{Folder, Manifests, Problem, Severity},
 };
 
 /// How long a change may still be in the middle of being written.
@@ -119,51 +121,6 @@ impl Watched {
         Ok(watched)
     }
 
-    /// Publishes until told to stop.
-    pub(crate) async fn publish(
-        mut self,
-        config: MeshConfig,
-        publisher: watch::Sender<Option<Arc<State>>>,
-        loaded: Arc<Loaded>,
-        stop: CancellationToken,
-    ) {
-        let (wanted, to_fetch) = watch::channel(BTreeSet::new());
-        let (fetched, mut keys) = watch::channel(Arc::default());
-        match Fetcher::new() {
-            Ok(fetcher) => {
-                tokio::spawn(jwks::run(fetcher, to_fetch, fetched.clone(), stop.clone()));
-            }
-            Err(error) => warn!(%error, "no roots to trust: no issuer's keys can be fetched"),
-        }
-        let mut reloader = Reloader { config, publisher, loaded, wanted };
-        loop {
-            let known = Arc::clone(&keys.borrow_and_update());
-            let touched = mem::take(&mut *self.news.lock());
-            // Reading and compiling keep a core busy, which must not be one that streams wait for.
-            let reload = tokio::task::spawn_blocking(move || {
-                // Watched first: what is written while the folder is read is then told.
-                if touched.contains(self.folder.root()) {
-                    // The watcher drops its watch when the folder's name goes, and cannot tell whether that is the
-                    // folder it was put on or the one that came after.
-                    self.watched = None;
-                }
-                self.watch();
-                reloader.reload(&mut self.folder, &touched, known);
-                (self, reloader)
-            });
-            match reload.await {
-                Ok(both) => (self, reloader) = both,
-                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.news.wait() => {}
-                // Never an error: a sender is held here.
-                _ = keys.changed() => {}
-            }
-        }
-    }
-
     /// Watches the folder that is at the path, if it is another than before.
     fn watch(&mut self) {
         let path = self.folder.root();
@@ -185,6 +142,78 @@ impl Watched {
     }
 }
 
+/// Where manifests come from.
+pub(crate) enum Input {
+    Folder(Watched),
+    Kubernetes(kubernetes::Source),
+}
+
+impl Input {
+    /// Publishes until told to stop.
+    pub(crate) async fn publish(
+        mut self,
+        config: MeshConfig,
+        publisher: watch::Sender<Option<Arc<State>>>,
+        loaded: Arc<Loaded>,
+        stop: CancellationToken,
+    ) {
+        let (wanted, to_fetch) = watch::channel(BTreeSet::new());
+        let (fetched, mut keys) = watch::channel(Arc::default());
+        match Fetcher::new() {
+            Ok(fetcher) => {
+                tokio::spawn(jwks::run(fetcher, to_fetch, fetched.clone(), stop.clone()));
+            }
+            Err(error) => warn!(%error, "no roots to trust: no issuer's keys can be fetched"),
+        }
+        let mut reloader = Reloader { config, publisher, loaded, wanted };
+        loop {
+            let known = Arc::clone(&keys.borrow_and_update());
+            // Reading and compiling keep a core busy, which must not be one that streams wait for.
+            let reload = tokio::task::spawn_blocking(move || {
+                self.reload(&mut reloader, known);
+                (self, reloader)
+            });
+            match reload.await {
+                Ok(both) => (self, reloader) = both,
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.wait() => {}
+                // Never an error: a sender is held here.
+                _ = keys.changed() => {}
+            }
+        }
+    }
+
+    fn reload(&mut self, reloader: &mut Reloader, keys: Arc<KeySets>) {
+        match self {
+            Self::Folder(watched) => {
+                let touched = mem::take(&mut *watched.news.lock());
+                // Watched first: what is written while the folder is read is then told.
+                if touched.contains(watched.folder.root()) {
+                    // The watcher drops its watch when the folder's name goes, and cannot tell whether that is the
+                    // folder it was put on or the one that came after.
+                    watched.watched = None;
+                }
+                watched.watch();
+                reloader.reload(&mut watched.folder, &touched, keys);
+            }
+            Self::Kubernetes(source) => reloader.reload_objects(source, keys),
+        }
+    }
+
+    async fn wait(&self) {
+        match self {
+            Self::Folder(watched) => watched.news.wait().await,
+            Self::Kubernetes(source) => {
+                source.changed().await;
+                settle(|| source.changed()).await;
+            }
+        }
+    }
+}
+
 impl News {
     fn lock(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
         self.touched.lock().unwrap_or_else(PoisonError::into_inner)
@@ -195,13 +224,27 @@ impl News {
         if tokio::time::timeout(LOOK_ANYWAY, self.arrived.notified()).await.is_err() {
             return;
         }
-        let latest = Instant::now() + AT_MOST;
-        while Instant::now() < latest {
-            if tokio::time::timeout(QUIET, self.arrived.notified()).await.is_err() {
-                return;
-            }
+        settle(|| self.arrived.notified()).await;
+    }
+}
+
+/// Waits until changes are over.
+async fn settle<F: Future<Output = ()>>(changed: impl Fn() -> F) {
+    let latest = Instant::now() + AT_MOST;
+    while Instant::now() < latest {
+        if tokio::time::timeout(QUIET, changed()).await.is_err() {
+            return;
         }
     }
+}
+
+/// What an error in an object refuses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Refused {
+    /// All objects: the last good state stays.
+    All,
+    /// That object, which has been left out or keeps its last good form.
+    One,
 }
 
 struct Reloader {
@@ -238,27 +281,58 @@ impl Reloader {
                 return;
             }
         }
-        let (manifests, mut problems) = folder.load(&self.config.root_namespace);
-        let (config, found) = self.config.with_settings_of(&manifests);
+        let (manifests, problems) = folder.load(&self.config.root_namespace);
+        self.take(&manifests, problems, Refused::All, begun);
+    }
+
+    fn reload_objects(&mut self, source: &kubernetes::Source, keys: Arc<KeySets>) {
+        self.config.keys = keys;
+        let begun = Instant::now();
+        match source.load(&self.config.root_namespace) {
+            Some((manifests, problems)) => {
+                self.take(&manifests, problems, Refused::One, begun);
+            }
+            None => {
+                let before = self.loaded.last();
+                let attempt = Attempt { unreadable: Some(source.missing()), ..before };
+                *self.loaded.lock() = attempt;
+            }
+        }
+    }
+
+    /// Publishes what was read, unless it is refused.
+    fn take(
+        &self,
+        manifests: &Manifests,
+        mut problems: Vec<Problem>,
+        refused: Refused,
+        begun: Instant,
+    ) {
+        let at = SystemTime::now();
+        let before = self.loaded.last();
+        let (config, found) = self.config.with_settings_of(manifests);
+        let is_error = |problem: &Problem| problem.severity == Severity::Error;
+        // What all objects are read by is no single object's business.
+        let refused = if found.iter().any(is_error) { Refused::All } else { refused };
         problems.extend(found);
         let attempt = Attempt { unreadable: None, problems: problems.into(), at: Some(at) };
         log(&before, &attempt);
         let errors = attempt.count(Severity::Error);
         gauge!("aquifer_pilot_config_errors").set(u32::try_from(errors).unwrap_or(u32::MAX));
         *self.loaded.lock() = attempt;
-        if errors > 0 {
+        if errors > 0 && refused == Refused::All {
             counter!("aquifer_pilot_config_loads", "result" => "refused").increment(1);
-            error!(errors, "the folder has errors: the last good state stays");
+            error!(errors, "the manifests have errors: the last good state stays");
             return;
         }
         counter!("aquifer_pilot_config_loads", "result" => "taken").increment(1);
-        let wanted = jwks::wanted(&manifests);
+        let wanted = jwks::wanted(manifests);
         self.wanted.send_if_modified(|known| {
             let news = *known != wanted;
             *known = wanted;
             news
         });
-        let compiled = compile(&manifests, &config);
+        let compiled = compile(manifests, &config);
         let previous = self.publisher.borrow().clone();
         let state = State::after(previous.as_deref(), compiled, at);
         let [addresses, authorizations] =

@@ -1,0 +1,226 @@
+//! The API server as a source of manifests: a watch for each kind, and one for the kinds themselves.
+//!
+//! In: a kubeconfig. Out: manifests as of now, and news when they have changed. While the server does not answer, what
+//! it said last stays; before it has said everything once, there are none.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use kube::{Client, core::ApiResource, runtime::watcher::Event};
+use metrics::{counter, gauge};
+use tokio::{
+    sync::Notify,
+    task::{AbortHandle, JoinSet},
+};
+use tracing::info;
+
+use super::{
+    ConnectError, connect, definitions,
+    link::Link,
+    objects::{Came, Change, Decoded, Objects},
+    raw::Raw,
+    stand_in::stand_ins,
+    watch::watch,
+};
+use crate::manifests::{Kind, Manifests, Problem, read_object};
+
+/// Where an object stands that is in no file.
+const PLACE: &str = "kubernetes";
+
+/// A watched API server. Its watches end with it.
+pub(crate) struct Source {
+    shared: Arc<Shared>,
+    _watches: JoinSet<()>,
+}
+
+/// What all watches write.
+#[derive(Debug)]
+struct Shared {
+    place: Arc<Path>,
+    objects: Mutex<Objects>,
+    /// Something that is published has changed.
+    news: Notify,
+    link: Link,
+}
+
+impl Source {
+    /// Begins to watch. A server that does not answer yet is waited for.
+    ///
+    /// # Errors
+    /// [`ConnectError`] if there is no server to talk to.
+    pub(crate) async fn start(kubeconfig: Option<&Path>) -> Result<Self, ConnectError> {
+        let client = connect(kubeconfig).await?;
+        let shared = Arc::new(Shared {
+            place: Path::new(PLACE).into(),
+            objects: Mutex::default(),
+            news: Notify::new(),
+            link: Link::new(),
+        });
+        let mut watches = JoinSet::new();
+        {
+            let (shared, client) = (Arc::clone(&shared), client.clone());
+            watches.spawn(async move { shared.link.probe(client).await });
+        }
+        for (kind, resource) in definitions::builtin() {
+            shared.lock().expect(kind);
+            watches.spawn(watch_kind(Arc::clone(&shared), client.clone(), kind, resource));
+        }
+        watches.spawn(watch_definitions(Arc::clone(&shared), client));
+        Ok(Self { shared, _watches: watches })
+    }
+
+    /// Waits for a change.
+    pub(crate) async fn changed(&self) {
+        self.shared.news.notified().await;
+    }
+
+    /// What the server said last; nothing before it has said everything once.
+    pub(crate) fn load(&self, root_namespace: &str) -> Option<(Manifests, Vec<Problem>)> {
+        let mut objects = self.shared.lock();
+        if !objects.is_whole() {
+            return None;
+        }
+        for (kind, bad) in objects.bad() {
+            let bad = u32::try_from(bad).unwrap_or(u32::MAX);
+            gauge!("pilot_k8s_object_errors", "type" => kind.name()).set(bad);
+        }
+        Some(objects.load(root_namespace))
+    }
+
+    /// What has not been listed yet, for people to see why nothing is served.
+    pub(crate) fn missing(&self) -> String {
+        let kinds: Vec<_> = self.shared.lock().missing().map(Kind::name).collect();
+        format!("the API server has not listed everything yet: {}", kinds.join(", "))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Objects> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, kind: Kind, event: Event<Raw>) {
+        let change = match event {
+            Event::Init => Change::ListBegins,
+            Event::InitApply(raw) => Change::Listed(self.decode(kind, raw)),
+            Event::InitDone => Change::ListEnds,
+            Event::Apply(raw) => Change::Applied(self.decode(kind, raw)),
+            Event::Delete(raw) => Change::Deleted(raw.name()),
+        };
+        // Nothing that is listed counts before the list is whole.
+        let is_news = !matches!(change, Change::ListBegins | Change::Listed(_));
+        let came = self.lock().apply(kind, change);
+        let event = match came {
+            Came::Add => "add",
+            Came::Update => "update",
+            Came::Delete => "delete",
+            Came::Nothing => return,
+        };
+        let name = if kind.is_builtin() { "pilot_k8s_reg_events" } else { "pilot_k8s_cfg_events" };
+        counter!(name, "type" => kind.name(), "event" => event).increment(1);
+        if is_news {
+            self.news.notify_one();
+        }
+    }
+
+    fn decode(&self, kind: Kind, raw: Raw) -> Decoded {
+        let name = raw.name();
+        let mut problems = Vec::new();
+        let careful = stand_ins(kind, &raw.value);
+        let resource = read_object(kind, raw.value, &self.place, &mut problems);
+        let stand_in = match resource {
+            Some(_) => None,
+            None => careful
+                .into_iter()
+                .find_map(|value| read_object(kind, value, &self.place, &mut Vec::new())),
+        };
+        Decoded { name, resource, stand_in, problems }
+    }
+}
+
+async fn watch_kind(shared: Arc<Shared>, client: Client, kind: Kind, resource: ApiResource) {
+    watch(client, resource, &shared.link, |event| shared.take(kind, event)).await;
+}
+
+/// Watches the definitions of kinds, and the kinds that they define.
+async fn watch_definitions(shared: Arc<Shared>, client: Client) {
+    let mut watches = Watches {
+        shared: Arc::clone(&shared),
+        client: client.clone(),
+        tasks: JoinSet::new(),
+        running: HashMap::new(),
+        listing: None,
+    };
+    watch(client, definitions::definitions(), &shared.link, |event| watches.take(event)).await;
+}
+
+/// The watches of kinds that definitions define.
+struct Watches {
+    shared: Arc<Shared>,
+    client: Client,
+    tasks: JoinSet<()>,
+    running: HashMap<Kind, Watch>,
+    /// The kinds that a list in progress has brought.
+    listing: Option<Vec<Kind>>,
+}
+
+struct Watch {
+    resource: ApiResource,
+    task: AbortHandle,
+}
+
+impl Watches {
+    fn take(&mut self, event: Event<Raw>) {
+        match event {
+            Event::Init => self.listing = Some(Vec::new()),
+            Event::InitApply(raw) | Event::Apply(raw) => {
+                if let Some((kind, resource)) = definitions::defined(&raw.value) {
+                    if let Some(listing) = &mut self.listing {
+                        listing.push(kind);
+                    }
+                    self.begin(kind, resource);
+                }
+            }
+            Event::InitDone => {
+                let present = self.listing.take().unwrap_or_default();
+                let gone = self.running.keys().filter(|kind| !present.contains(kind));
+                for kind in gone.copied().collect::<Vec<_>>() {
+                    self.end(kind);
+                }
+                if self.shared.lock().know_kinds() {
+                    self.shared.news.notify_one();
+                }
+            }
+            Event::Delete(raw) => {
+                if let Some(kind) = definitions::kind_of(&raw.value) {
+                    self.end(kind);
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, kind: Kind, resource: ApiResource) {
+        if self.running.get(&kind).is_some_and(|running| running.resource == resource) {
+            return;
+        }
+        info!(kind = kind.name(), version = %resource.api_version, "watching");
+        self.shared.lock().expect(kind);
+        let shared = Arc::clone(&self.shared);
+        let watching = watch_kind(shared, self.client.clone(), kind, resource.clone());
+        let task = self.tasks.spawn(watching);
+        if let Some(other) = self.running.insert(kind, Watch { resource, task }) {
+            other.task.abort();
+        }
+    }
+
+    fn end(&mut self, kind: Kind) {
+        let Some(running) = self.running.remove(&kind) else { return };
+        running.task.abort();
+        info!(kind = kind.name(), "its definition is gone, and its objects with it");
+        self.shared.lock().forget(kind);
+        self.shared.news.notify_one();
+    }
+}

@@ -1,0 +1,167 @@
+//! An API server with its etcd, of this test alone.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use kube::{
+    Api, Client, Config, Error,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams},
+    config::{KubeConfigOptions, Kubeconfig},
+    core::{ApiResource, GroupVersionKind},
+};
+use serde_json::Value;
+
+/// Ended when dropped; also by the kernel's closing its standard input, should the test be killed.
+pub(crate) struct Server {
+    dir: tempfile::TempDir,
+    process: Option<Child>,
+    address: SocketAddr,
+    client: Option<Client>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().ok();
+            process.wait().ok();
+        }
+    }
+}
+
+/// Where `cargo xtask kube-apiserver` puts it. Without it a test says so and is skipped, except in CI.
+fn program() -> Option<PathBuf> {
+    let tools = env::var_os("AQUIFER_TOOLS").unwrap_or_else(|| "/var/cache/aquifer/tools".into());
+    let program = Path::new(&tools).join("bin/kube-apiserver");
+    if program.is_file() {
+        return Some(program);
+    }
+    let missing = "there is no API server: run `cargo xtask kube-apiserver`";
+    assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "{missing}");
+    eprintln!("skipped: {missing}");
+    None
+}
+
+impl Server {
+    pub(crate) async fn start() -> Option<Self> {
+        program()?;
+        let mut server = Self {
+            dir: tempfile::tempdir().unwrap(),
+            process: None,
+            address: ([127, 0, 0, 1], 0).into(),
+            client: None,
+        };
+        server.start_at(None).await;
+        Some(server)
+    }
+
+    /// Starts it on what it knew, at an address of before or at any that is free.
+    pub(crate) async fn start_at(&mut self, address: Option<SocketAddr>) {
+        assert!(self.process.is_none(), "stopped before");
+        let port = address.map_or(0, |address| address.port());
+        let mut process = Command::new(program().unwrap())
+            .arg(self.dir.path())
+            .arg(format!("--secure-port={port}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(self.dir.path().join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap();
+        let Some(address) = line.strip_prefix("ready ") else { panic!("{line}{}", log()) };
+        self.address = address.trim().parse().unwrap();
+        self.process = Some(process);
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).unwrap();
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+        self.client = Some(Client::try_from(config).unwrap());
+    }
+
+    /// Ends it, and says where it was.
+    pub(crate) fn stop(&mut self) -> SocketAddr {
+        let mut process = self.process.take().expect("started before");
+        process.kill().unwrap();
+        process.wait().unwrap();
+        self.address
+    }
+
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.dir.path().join("kubeconfig")
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone().unwrap()
+    }
+
+    pub(crate) async fn apply(&self, object: Value) {
+        self.try_apply(&object).await.unwrap_or_else(|error| panic!("{error}: {object}"));
+    }
+
+    /// Applies an object whose kind the server is about to have.
+    pub(crate) async fn apply_when_served(&self, object: Value) {
+        let tries = tokio::time::timeout(Duration::from_secs(20), async {
+            // Nothing but asking tells: a definition is established before its kind is served.
+            while let Err(error) = self.try_apply(&object).await {
+                assert!(matches!(&error, Error::Api(status) if status.code == 404), "{error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        tries.await.expect("the kind is served in time");
+    }
+
+    async fn try_apply(&self, object: &Value) -> Result<(), Error> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let kind = text(&object["kind"]);
+        let plural = match &*kind {
+            "AuthorizationPolicy" => "authorizationpolicies".to_owned(),
+            kind => format!("{}s", kind.to_lowercase()),
+        };
+        let namespace = text(&object["metadata"]["namespace"]);
+        let api = self.api(&text(&object["apiVersion"]), &kind, &plural, &namespace);
+        let name = text(&object["metadata"]["name"]);
+        let how = PatchParams::apply("test").force();
+        api.patch(&name, &how, &Patch::Apply(object)).await.map(|_| ())
+    }
+
+    pub(crate) async fn patch_status(
+        &self,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+        status: Value,
+    ) {
+        let api = self.api("v1", "Pod", plural, namespace);
+        let patch = Patch::Merge(status);
+        api.patch_status(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    pub(crate) async fn delete(
+        &self,
+        version: &str,
+        kind: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+        how: &DeleteParams,
+    ) {
+        self.api(version, kind, plural, namespace).delete(name, how).await.unwrap();
+    }
+
+    fn api(&self, version: &str, kind: &str, plural: &str, namespace: &str) -> Api<DynamicObject> {
+        let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
+        let of = GroupVersionKind::gvk(group, version, kind);
+        let resource = ApiResource::from_gvk_with_plural(&of, plural);
+        if namespace.is_empty() {
+            Api::all_with(self.client(), &resource)
+        } else {
+            Api::namespaced_with(self.client(), namespace, &resource)
+        }
+    }
+}
