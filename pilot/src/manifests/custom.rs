@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Kind, Object, Resource, destination_rule_check,
+    Kind, Object, Resource, attachment_check, destination_rule_check,
     document::{self, Report, Source},
     gateway_api::{Gateway, GatewayStatus},
     networking::{ServiceEntry, ServiceEntryStatus},
@@ -48,8 +48,6 @@ without_status! {
     super::networking::Sidecar,
     super::networking::WorkloadEntry,
     super::networking::WorkloadGroup,
-    super::security::RequestAuthentication,
-    super::telemetry::Telemetry,
 }
 
 macro_rules! checked {
@@ -71,6 +69,8 @@ checked! {
     super::gateway_api::TlsRoute: route_check::tls_route,
     super::networking::DestinationRule: destination_rule_check::destination_rule,
     super::networking::VirtualService: virtual_service_check::virtual_service,
+    super::security::RequestAuthentication: attachment_check::request_authentication,
+    super::telemetry::Telemetry: attachment_check::telemetry,
 }
 
 impl Spec for Gateway {

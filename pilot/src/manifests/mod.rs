@@ -4,6 +4,9 @@
 //! each other, and every [`Problem`] found on the way. Compiles nothing and watches nothing.
 
 mod across;
+mod attachment_check;
+#[cfg(test)]
+mod attachment_check_tests;
 pub(crate) mod attribute;
 mod core;
 mod custom;

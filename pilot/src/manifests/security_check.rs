@@ -6,6 +6,7 @@
 use std::num::NonZeroU16;
 
 use super::{
+    attachment_check::attachment,
     attribute::{self, Layer},
     document::Report,
     security::{
@@ -16,16 +17,8 @@ use super::{
 
 pub(crate) fn authorization_policy(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
     selector(policy.selector.as_ref(), report);
-    let targets = policy.target_refs.as_ref().map_or(0, Vec::len);
-    if policy.target_ref.is_some() && targets > 0 {
-        report.error("spec.targetRef", "only one of targetRef and targetRefs can be set");
-    }
-    if policy.selector.is_some() && policy.is_targeted() {
-        report.error("spec.selector", "only one of selector and targetRefs can be set");
-    }
-    if targets > 16 {
-        report.error("spec.targetRefs", format!("{targets} targets, at most 16 are allowed"));
-    }
+    let targets = policy.target_refs.as_deref().unwrap_or_default();
+    attachment(policy.selector.as_ref(), policy.target_ref.as_ref(), targets, report);
     match (policy.action, &policy.provider) {
         (Action::Custom, None) => report.error("spec.provider", "missing: action CUSTOM needs one"),
         (Action::Custom, Some(provider)) if provider.name.is_empty() => {
@@ -155,6 +148,32 @@ fn check_operation(operation: &Operation, field: &str, report: &mut Report<'_>) 
     }
     check_ports(&operation.ports, &format!("{field}.ports"), report);
     check_ports(&operation.not_ports, &format!("{field}.notPorts"), report);
+    check_paths(&operation.paths, &format!("{field}.paths"), report);
+    check_paths(&operation.not_paths, &format!("{field}.notPaths"), report);
+}
+
+/// A template of a path has `{*}` for a segment, and `{**}` for any number of them after everything else that stands for
+/// something.
+fn check_paths(values: &Values, field: &str, report: &mut Report<'_>) {
+    check_each(values, field, report, |value| {
+        if !value.contains("{*}") && !value.contains("{**}") {
+            return None;
+        }
+        let rest = value.replace("{*}", "").replace("{**}", "");
+        if rest.contains(['*', '{', '}']) {
+            return Some(format!(
+                "`{value}`: a template has no `*`, `{{` and `}}` but `{{*}}` and `{{**}}`"
+            ));
+        }
+        let segments = value.split('/').filter(|segment| segment.contains('{'));
+        let segments: Vec<_> = segments.collect();
+        if segments.iter().any(|segment| !matches!(*segment, "{*}" | "{**}")) {
+            return Some(format!("`{value}`: `{{*}}` and `{{**}}` stand for whole segments"));
+        }
+        let any = segments.iter().position(|segment| *segment == "{**}");
+        any.is_some_and(|i| i + 1 < segments.len())
+            .then(|| format!("`{value}`: nothing can stand for anything after `{{**}}`"))
+    });
 }
 
 fn check_condition(condition: &Condition, field: &str, report: &mut Report<'_>) {

@@ -50,7 +50,6 @@ pub(crate) enum Role {
 
 /// All that one waypoint's configuration follows from.
 pub(crate) struct Context<'a> {
-    #[expect(dead_code, reason = "for routes and policies")]
     pub manifests: &'a Manifests,
     pub config: &'a MeshConfig,
     pub registry: &'a Registry,

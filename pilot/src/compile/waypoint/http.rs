@@ -62,7 +62,7 @@ pub(super) fn manager(context: &Context<'_>, host: Option<&Host>, port: Option<&
             upgrade_type: "websocket".into(),
             ..UpgradeConfig::default()
         }],
-        request_id_extension: Some(request_id()),
+        request_id_extension: Some(request_id(telemetry.samples_by_request_id)),
         access_log: telemetry.http_logs.clone(),
         tracing: telemetry.tracing.clone(),
         http_filters: filters(context, host, port, telemetry.http_stats),
@@ -142,9 +142,9 @@ fn client_identity() -> Any {
     })
 }
 
-fn request_id() -> RequestIdExtension {
+fn request_id(samples: bool) -> RequestIdExtension {
     let config = UuidRequestIdConfig {
-        use_request_id_for_trace_sampling: Some(flag(true)),
+        use_request_id_for_trace_sampling: Some(flag(samples)),
         ..UuidRequestIdConfig::default()
     };
     RequestIdExtension { typed_config: Some(any(&config)) }

@@ -10,6 +10,7 @@ mod clusters;
 mod context;
 mod destination_rule;
 mod endpoints;
+mod extensions;
 mod http;
 mod listeners;
 mod locality;
@@ -98,12 +99,14 @@ pub fn of_node(
 fn compile(context: &Context<'_>) -> WaypointConfig {
     let mut listeners = listeners::listeners(context);
     listeners.push(chains::main_internal(context));
-    WaypointConfig {
+    let mut config = WaypointConfig {
         listeners,
         clusters: clusters::clusters(context),
         assignments: endpoints::assignments(context),
-        extension_configs: Vec::new(),
-    }
+        extension_configs: extensions::configs(context),
+    };
+    extensions::apply_patches(context, &mut config);
+    config
 }
 
 #[cfg(test)]

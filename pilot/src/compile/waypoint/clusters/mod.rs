@@ -22,7 +22,7 @@ use super::{
     Context, Role, chains,
     context::{ChainKind, inbound_cluster, outbound_cluster},
     destination_rule::Side,
-    policy, routes, telemetry,
+    policy, routes,
 };
 use crate::compile::registry::{Host, Port, Protocol, Resolution};
 
@@ -120,7 +120,6 @@ fn is_served(host: &Host, port: &Port) -> bool {
 fn elsewhere<'a>(context: &'a Context<'_>) -> BTreeMap<(&'a str, &'a str), &'a Host> {
     let mut named = routes::referenced(context);
     named.extend(policy::referenced(context));
-    named.extend(telemetry::referenced(context));
     let hosts = named.iter().filter_map(|(namespace, name)| context.registry.find(namespace, name));
     hosts.map(|host| ((&*host.hostname, &*host.meta.namespace), &**host)).collect()
 }
