@@ -7,7 +7,6 @@
 
 mod answers;
 mod ask;
-mod proto_json;
 mod record;
 mod recording;
 mod replay;

@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh::xds::{Roots, ServerConfig, TlsVersions, Token};
+use pilot::proto_json;
 use proto::{
     discovery::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
@@ -28,10 +29,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming};
 
-use crate::{
-    proto_json,
-    recording::{Recording, TYPES, word},
-};
+use crate::recording::{Recording, TYPES, word};
 
 /// What a ztunnel takes, too.
 const LARGEST_RESPONSE: usize = 200 << 20;

@@ -20,7 +20,7 @@ use proto::{
 use serde_json::{Map, Value};
 use twox_hash::XxHash64;
 
-use crate::proto_json;
+use pilot::proto_json;
 
 /// The types in recordings, in the order in which a client subscribes: the word in file names, and the type URL.
 pub(crate) const TYPES: [(&str, &str); 8] = [

@@ -3,7 +3,12 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    collections::HashSet, net::SocketAddr, path::PathBuf, process::ExitCode, time::SystemTime,
+    collections::{BTreeMap, HashSet},
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::SystemTime,
 };
 
 use anyhow::Context;
@@ -14,6 +19,7 @@ use pilot::{
     ca::{CertificateAuthority, RotationStep, revoke, rotate},
     compile::MeshConfig,
     manifests::{Folder, Severity},
+    offline::{self, Audience, Type},
     serve::{self, ManifestSource, NodeTokens, ServeConfig},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,6 +45,19 @@ enum Command {
         /// The namespace whose policies count for the whole mesh.
         #[arg(long, default_value = "istio-system")]
         root_namespace: String,
+    },
+    /// Prints what a client would be sent for a folder of manifests: JSON by resource name, as protobuf's mapping has it.
+    Compile {
+        /// The folder, with pods, nodes and statuses as an API server would hold them.
+        folder: PathBuf,
+        /// `ztunnel`, or `waypoint/NAMESPACE/NAME` of a Gateway.
+        #[arg(long = "for", value_name = "CLIENT")]
+        audience: Audience,
+        /// Resources of this type only; without it, those of each type the client takes, by type.
+        #[arg(long = "type", value_name = "TYPE")]
+        of: Option<TypeName>,
+        #[command(flatten)]
+        mesh: Mesh,
     },
     /// Prints the token by which a node proves who it is, and makes it if there is none.
     NodeToken {
@@ -83,6 +102,32 @@ enum Command {
     },
 }
 
+/// A type of resource.
+#[derive(Clone, Copy, ValueEnum)]
+enum TypeName {
+    Address,
+    Authorization,
+    Listener,
+    Cluster,
+    Endpoint,
+    Route,
+    Extension,
+}
+
+impl TypeName {
+    fn is(self) -> Type {
+        match self {
+            Self::Address => Type::Address,
+            Self::Authorization => Type::Authorization,
+            Self::Listener => Type::Listener,
+            Self::Cluster => Type::Cluster,
+            Self::Endpoint => Type::Endpoint,
+            Self::Route => Type::Route,
+            Self::Extension => Type::Extension,
+        }
+    }
+}
+
 /// A step of the root's replacement.
 #[derive(Clone, Copy, ValueEnum)]
 enum Step {
@@ -117,6 +162,19 @@ struct Serve {
     /// A DNS name or address by which nodes reach pilot, besides the usual ones.
     #[arg(long = "san")]
     sans: Vec<String>,
+    #[command(flatten)]
+    mesh: Mesh,
+    /// Which messages are logged, such as `info,pilot=debug`.
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    log: String,
+    /// `json`, or anything else for plain lines.
+    #[arg(long, env = "LOG_FORMAT", default_value = "plain")]
+    log_format: String,
+}
+
+/// What counts for the whole mesh and stands in none of its resources.
+#[derive(Args)]
+struct Mesh {
     /// First part of every workload's uid.
     #[arg(long, default_value = "Kubernetes")]
     cluster_id: String,
@@ -132,18 +190,32 @@ struct Serve {
     /// The namespace whose policies count for the whole mesh.
     #[arg(long, default_value = "istio-system")]
     root_namespace: String,
-    /// Which messages are logged, such as `info,pilot=debug`.
-    #[arg(long, env = "RUST_LOG", default_value = "info")]
-    log: String,
-    /// `json`, or anything else for plain lines.
-    #[arg(long, env = "LOG_FORMAT", default_value = "plain")]
-    log_format: String,
+    /// The mesh has several networks, and addresses mean something in their own only.
+    #[arg(long, env = "AMBIENT_ENABLE_MULTI_NETWORK", action = clap::ArgAction::Set, default_value_t = false)]
+    multi_network: bool,
+}
+
+impl From<Mesh> for MeshConfig {
+    fn from(mesh: Mesh) -> Self {
+        Self {
+            cluster_id: mesh.cluster_id,
+            trust_domain: mesh.trust_domain,
+            cluster_domain: mesh.cluster_domain,
+            network: mesh.network,
+            multi_network: mesh.multi_network,
+            root_namespace: mesh.root_namespace,
+            ..Self::default()
+        }
+    }
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Serve(arguments) => serve(*arguments)?,
         Command::Validate { folder, root_namespace } => return validate(folder, &root_namespace),
+        Command::Compile { folder, audience, of, mesh } => {
+            return print_compiled(folder, &audience, of, mesh.into());
+        }
         Command::NodeToken { node, data } => println!("{}", NodeTokens::new(&data).issue(&node)?),
         Command::Revoke { serials, identities, data } => {
             let done = revoke(&data, &serials, &identities, SystemTime::now())?;
@@ -185,6 +257,39 @@ fn validate(folder: PathBuf, root_namespace: &str) -> anyhow::Result<ExitCode> {
     Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What is wrong with the folder goes to standard error, and what of it can be compiled is.
+fn print_compiled(
+    folder: PathBuf,
+    audience: &Audience,
+    of: Option<TypeName>,
+    base: MeshConfig,
+) -> anyhow::Result<ExitCode> {
+    let mut folder = Folder::new(folder);
+    folder.refresh(&HashSet::new())?;
+    let (manifests, mut problems) = folder.load(&base.root_namespace);
+    let (config, of_config) = base.with_settings_of(&manifests);
+    problems.extend(of_config);
+    for problem in &problems {
+        eprintln!("{problem}");
+    }
+    let mut all = offline::resources(&manifests, &config, audience)?;
+    let mut out = io::stdout().lock();
+    match of {
+        Some(of) => serde_json::to_writer_pretty(
+            &mut out,
+            &all.remove(&of.is()).with_context(|| format!("{audience} takes no such type"))?,
+        )?,
+        None => {
+            let by_type: BTreeMap<_, _> =
+                all.iter().map(|(of, resources)| (of.name(), resources)).collect();
+            serde_json::to_writer_pretty(&mut out, &by_type)?;
+        }
+    }
+    writeln!(out)?;
+    let is_good = problems.iter().all(|problem| problem.severity != Severity::Error);
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 #[tokio::main]
 async fn serve(arguments: Serve) -> anyhow::Result<()> {
     let format = if arguments.log_format == "json" { LogFormat::Json } else { LogFormat::Plain };
@@ -201,14 +306,7 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
         listen_plain: arguments.listen_plain,
         listen_debug: arguments.listen_debug,
         names: arguments.sans,
-        mesh: MeshConfig {
-            cluster_id: arguments.cluster_id,
-            trust_domain: arguments.trust_domain,
-            cluster_domain: arguments.cluster_domain,
-            network: arguments.network,
-            root_namespace: arguments.root_namespace,
-            ..MeshConfig::default()
-        },
+        mesh: arguments.mesh.into(),
     };
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;

@@ -16,7 +16,7 @@ use proto::{
 };
 
 use crate::{
-    compile::registry::Registry,
+    compile::{MeshConfig, registry::Registry},
     manifests::{Labels, Manifests, Object, Pod},
 };
 
@@ -134,6 +134,29 @@ impl Client {
             client.apply(pod, registry);
         }
         Ok(client)
+    }
+
+    /// The first pod of a Gateway, as if it were an Envoy of Istio's.
+    pub(crate) fn of_gateway(
+        manifests: &Manifests,
+        config: &MeshConfig,
+        registry: &Registry,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Self> {
+        let pod = manifests.pods.iter().find(|pod| {
+            let of = pod.meta.labels.get("gateway.networking.k8s.io/gateway-name");
+            *pod.meta.namespace == *namespace && of.is_some_and(|of| of == name)
+        })?;
+        let mut client = Self {
+            namespace: namespace.to_owned(),
+            name: pod.meta.name.to_string(),
+            addresses: pod.spec.addresses.clone(),
+            cluster_id: config.cluster_id.clone(),
+            ..Self::default()
+        };
+        client.apply(pod, registry);
+        Some(client)
     }
 
     /// What is known of its pod.

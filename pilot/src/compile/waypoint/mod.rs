@@ -96,6 +96,19 @@ pub fn of_node(
     Ok(context.map(|context| compile(&context)))
 }
 
+/// What the pods of a Gateway are sent; nothing if it is no waypoint, or has no pod.
+pub fn of_gateway(
+    manifests: &Manifests,
+    config: &MeshConfig,
+    namespace: &str,
+    name: &str,
+) -> Option<WaypointConfig> {
+    let world = World::of(manifests, config);
+    let client = Client::of_gateway(manifests, config, &world.registry, namespace, name)?;
+    let context = Context::new(manifests, &world, &client)?;
+    Some(compile(&context))
+}
+
 fn compile(context: &Context<'_>) -> WaypointConfig {
     let mut listeners = listeners::listeners(context);
     listeners.push(chains::main_internal(context));

@@ -174,8 +174,8 @@ fn a_rule_that_turns_localities_off_stands_before_outlier_detection() {
 #[test]
 fn shares_are_spread_over_the_localities_of_a_pattern_and_others_get_nothing() {
     let policy =
-        "{loadBalancer: {localityLbSetting: {distribute: [{from: r1/*, to: {r1/*: 80}}]}}}";
-    let expected = placed([("a", (0, 40, 1)), ("b", (0, 40, 1)), ("c", (0, 1, 0))]);
+        "{loadBalancer: {localityLbSetting: {distribute: [{from: r1/*, to: {r1/*: 100}}]}}}";
+    let expected = placed([("a", (0, 50, 1)), ("b", (0, 50, 1)), ("c", (0, 1, 0))]);
     assert_eq!(zones(&rule(policy)), expected);
 }
 

@@ -25,7 +25,7 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 ///
 /// # Errors
 /// If it or what it holds is of a type that is not described.
-pub(crate) fn from_any(any: &Any) -> Result<Value> {
+pub fn from_any(any: &Any) -> Result<Value> {
     let mut message = DynamicMessage::decode(descriptor(ANY)?, &*any.encode_to_vec())?;
     fill(&mut message)
         .and_then(|()| json(&message))
@@ -33,12 +33,18 @@ pub(crate) fn from_any(any: &Any) -> Result<Value> {
 }
 
 /// The reverse of [`from_any`].
-pub(crate) fn to_any(value: &Value) -> Result<Any> {
+///
+/// # Errors
+/// If it is of a type that is not described, or not a message of it.
+pub fn to_any(value: &Value) -> Result<Any> {
     typed(ANY, value)
 }
 
 /// A message of type `name` from its JSON.
-pub(crate) fn typed<M: Message + Default>(name: &str, value: &Value) -> Result<M> {
+///
+/// # Errors
+/// As those of [`to_any`].
+pub fn typed<M: Message + Default>(name: &str, value: &Value) -> Result<M> {
     let message = DynamicMessage::deserialize(descriptor(name)?, value)
         .with_context(|| format!("reading a {name}"))?;
     Ok(M::decode(&*message.encode_to_vec())?)
