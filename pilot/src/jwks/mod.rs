@@ -1,7 +1,7 @@
 //! The keys of token issuers that publish them.
 //!
 //! In: where keys are to be had, as RequestAuthentications say. Out: [`KeySets`], immutable, which the compiler takes.
-//! [`Schedule`] decides when to fetch what and is told the time; `fetch` does it. Keys that were had once are kept when
+//! `Schedule` decides when to fetch what and is told the time; `fetch` does it. Keys that were had once are kept when
 //! they cannot be had again: an issuer's outage is not its users'.
 
 mod fetch;

@@ -1,6 +1,6 @@
 //! An API server of Kubernetes as a source of manifests, beside a folder.
 //!
-//! In: a kubeconfig, or the surroundings of a pod. Out: [`Source`], which holds what the server said last of every
+//! In: a kubeconfig, or the surroundings of a pod. Out: `Source`, which holds what the server said last of every
 //! kind that is served and says when that has changed. Decides nothing about the mesh, and writes nothing.
 
 mod definitions;

@@ -1,6 +1,6 @@
 //! What a waypoint is sent: listeners, clusters, assignments and extensions of Envoy.
 //!
-//! In: a [`Context`]: the user's resources and the client. Out: a [`WaypointConfig`]. No I/O, no clock, no state:
+//! In: a `Context`: the user's resources and the client. Out: a [`WaypointConfig`]. No I/O, no clock, no state:
 //! equal input gives equal messages, in the same order.
 
 mod attached;
