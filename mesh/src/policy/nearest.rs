@@ -14,7 +14,7 @@ const LISTED: usize = 4;
 
 /// How many rules are looked at for the sentence of a refusal. Whoever is refused must not cost more than whoever is
 /// not.
-pub(super) const EXAMINED: usize = 64;
+pub(super) const EXAMINED: usize = 48;
 
 /// The rule that came nearest to allowing a connection: the fewest clauses that fail, then the fewest fields.
 #[derive(Clone, Debug, Eq, PartialEq)]
