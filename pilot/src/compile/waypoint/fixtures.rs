@@ -8,14 +8,9 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     path::{Path, PathBuf},
-    sync::LazyLock,
 };
 
 use prost::{Message, Name};
-use prost_reflect::{
-    DescriptorPool, DynamicMessage, MessageDescriptor, ReflectMessage, SerializeOptions,
-    Value as Field,
-};
 use proto::{discovery::DeltaDiscoveryResponse, google::Any};
 use serde_json::Value;
 
@@ -23,6 +18,7 @@ use super::{Client, Context, compile};
 use crate::{
     compile::{MeshConfig, registry::Registry, world::World},
     manifests::{Folder, Manifests},
+    proto_json,
 };
 
 mod expected;
@@ -42,9 +38,6 @@ struct Difference {
     #[expect(dead_code, reason = "for those who read the list")]
     reason: &'static str,
 }
-
-static POOL: LazyLock<DescriptorPool> =
-    LazyLock::new(|| DescriptorPool::decode(proto::DESCRIPTORS).unwrap());
 
 /// JSON of each part by its name.
 type Parts = BTreeMap<String, Value>;
@@ -290,52 +283,7 @@ fn json_of<M: Message + Name>(message: &M) -> Value {
 }
 
 fn json(any: &Any) -> Value {
-    let mut message = DynamicMessage::decode(descriptor(&any.type_url), &*any.value).unwrap();
-    fill(&mut message);
-    let options = SerializeOptions::new().use_proto_field_name(true);
-    message.serialize_with_options(serde_json::value::Serializer, &options).unwrap()
-}
-
-fn descriptor(type_url: &str) -> MessageDescriptor {
-    let name = type_url.rsplit('/').next().unwrap();
-    POOL.get_message_by_name(name).unwrap_or_else(|| panic!("no message is called {name}"))
-}
-
-/// Has every `Any` hold what it holds in one encoding, and something.
-fn fill(message: &mut DynamicMessage) {
-    if message.descriptor().full_name() == "google.protobuf.Any" {
-        let mut any: Any = message.transcode_to().unwrap();
-        if any.type_url.is_empty() {
-            any.type_url = "type.googleapis.com/google.protobuf.Empty".into();
-        } else {
-            let mut held = DynamicMessage::decode(descriptor(&any.type_url), &*any.value).unwrap();
-            fill(&mut held);
-            any.value = held.encode_to_vec();
-        }
-        message.transcode_from(&any).unwrap();
-        return;
-    }
-    for (_, value) in message.fields_mut() {
-        fill_value(value);
-    }
-}
-
-fn fill_value(value: &mut Field) {
-    match value {
-        Field::Message(message) => fill(message),
-        Field::List(values) => values.iter_mut().for_each(fill_value),
-        Field::Map(values) => values.values_mut().for_each(fill_value),
-        Field::Bool(_)
-        | Field::I32(_)
-        | Field::I64(_)
-        | Field::U32(_)
-        | Field::U64(_)
-        | Field::F32(_)
-        | Field::F64(_)
-        | Field::String(_)
-        | Field::Bytes(_)
-        | Field::EnumNumber(_) => {}
-    }
+    proto_json::from_any(any).unwrap()
 }
 
 /// The places in which two values differ: path, istiod's, ours.
