@@ -50,6 +50,15 @@ pub fn typed<M: Message + Default>(name: &str, value: &Value) -> Result<M> {
     Ok(M::decode(&*message.encode_to_vec())?)
 }
 
+/// Whether `value` is a message of type `name`.
+///
+/// # Errors
+/// As those of [`to_any`].
+pub fn check(name: &str, value: &Value) -> Result<()> {
+    let read = DynamicMessage::deserialize(descriptor(name)?, value);
+    read.map(drop).with_context(|| format!("reading a {name}"))
+}
+
 fn descriptor(name: &str) -> Result<MessageDescriptor> {
     POOL.get_message_by_name(name).ok_or_else(|| anyhow!("no message is called {name}"))
 }

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Kind, Object, Resource, attachment_check, destination_rule_check,
     document::{self, Report, Source},
+    envoy_filter_check,
     gateway_api::{Gateway, GatewayStatus},
     networking::{ServiceEntry, ServiceEntryStatus},
     route_check,
@@ -37,7 +38,6 @@ macro_rules! without_status {
 }
 
 without_status! {
-    super::extensions::EnvoyFilter,
     super::extensions::TrafficExtension,
     super::extensions::WasmPlugin,
     super::gateway_api::BackendTlsPolicy,
@@ -63,6 +63,7 @@ macro_rules! checked {
 }
 
 checked! {
+    super::extensions::EnvoyFilter: envoy_filter_check::envoy_filter,
     super::gateway_api::GrpcRoute: route_check::grpc_route,
     super::gateway_api::HttpRoute: route_check::http_route,
     super::gateway_api::TcpRoute: route_check::tcp_route,

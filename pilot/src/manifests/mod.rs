@@ -13,6 +13,7 @@ mod custom;
 mod destination_rule_check;
 mod document;
 mod duration;
+mod envoy_filter_check;
 pub mod extensions;
 mod folder;
 pub mod gateway_api;

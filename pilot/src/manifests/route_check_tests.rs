@@ -407,3 +407,36 @@ fn what_an_api_server_took_is_not_refused() {
     }
     assert!(cases > 10, "{cases}");
 }
+
+#[test]
+fn a_patch_that_cannot_be_read_is_refused_and_one_that_is_not_applied_is_told() {
+    let filter = |patch: &str, expected: &[&str]| {
+        let target = "{group: gateway.networking.k8s.io, kind: Gateway, name: w}";
+        let spec = format!("{{targetRefs: [{target}], configPatches: [{patch}]}}");
+        check("networking.istio.io/v1alpha3", "EnvoyFilter", &spec, expected);
+    };
+    filter("{applyTo: HTTP_FILTER, patch: {operation: INSERT_FIRST, value: {name: x}}}", &[]);
+    filter("{applyTo: HTTP_FILTER, patch: {operation: REMOVE}}", &[]);
+    filter(
+        "{applyTo: HTTP_FILTER, patch: {operation: INSERT_FIRST}}",
+        &["error: spec.configPatches[0].patch.value: missing"],
+    );
+    filter("{applyTo: HTTP_FILTER}", &["error: spec.configPatches[0].patch: missing"]);
+    filter(
+        "{applyTo: LISTENER, patch: {operation: MERGE, value: {name: x}}}",
+        &["warning: spec.configPatches[0].applyTo: Merge of LISTENER is not applied to waypoints"],
+    );
+    let unknown = "{applyTo: HTTP_FILTER, patch: {operation: INSERT_FIRST, value: {nope: 1}}}";
+    let text = format!(
+        "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {{name: r}}\n\
+         spec: {{targetRefs: [{{kind: Gateway, name: w}}], configPatches: [{unknown}]}}\n"
+    );
+    let mut problems = Vec::new();
+    read_text(&Arc::from(Path::new("f")), &text, &mut problems);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(
+        (problems[0].severity, &*problems[0].field),
+        (Severity::Error, "spec.configPatches[0].patch.value")
+    );
+    assert!(problems[0].reason.contains("nope"), "{}", problems[0].reason);
+}
