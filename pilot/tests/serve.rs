@@ -298,21 +298,27 @@ async fn an_edit_reaches_the_daemon_at_once_and_alone() {
 }
 
 #[tokio::test]
-async fn a_folder_with_errors_changes_nothing() {
+async fn what_has_an_error_keeps_its_last_good_form_and_the_rest_goes_on() {
     let pilot = Pilot::start(&[("shop.yaml", SHOP)]);
     let mut daemon = Daemon::connect(&pilot, &BTreeMap::new()).await;
     daemon.next().await;
     daemon.next().await;
-    pilot.write(
-        "shop.yaml",
-        "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, lables: {}}\n",
-    );
+    let bad = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, lables: {}}\n";
+    let (_, pods) = SHOP.split_once("---").unwrap();
+    pilot.write("shop.yaml", &format!("{bad}---{pods}").replace("10.0.0.1", "10.0.0.9"));
     let config = pilot.debug_has("/debug/config", "unknown field").await;
-    assert!(config.contains("\"line\": 3") && config.contains("metadata.lables"), "{config}");
+    assert!(config.contains("\"line\": 4") && config.contains("metadata.lables"), "{config}");
     assert!(pilot.debug("/metrics").await.contains("aquifer_pilot_config_errors 1\n"));
-    pilot.write("shop.yaml", &SHOP.replace("10.0.0.1", "10.0.0.9"));
-    // Had the bad state been served, both would have been removed first.
+    // Had the namespace gone with its label, the other pod's record would have come along.
     assert_eq!(shown(&daemon.next().await), format!("Address +{WEB} -"));
+    // A policy that never was good refuses where it would apply.
+    pilot.write("policy.yaml", &POLICY.replace("[shop]", "7"));
+    let pushed = daemon.next().await;
+    assert_eq!(shown(&pushed), "Authorization +shop/web -");
+    let value = &pushed.resources[0].resource.as_ref().unwrap().value;
+    let policy: proto::security::Authorization = prost::Message::decode(value.as_slice()).unwrap();
+    assert_eq!(policy.action(), proto::security::Action::Deny);
+    assert_eq!(policy.rules, [proto::security::Rule::default()]);
 }
 
 #[tokio::test]

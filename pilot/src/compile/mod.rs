@@ -186,4 +186,6 @@ fn address(of: address::Type) -> Resource {
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
+mod sequence_tests;
+#[cfg(test)]
 mod tests;

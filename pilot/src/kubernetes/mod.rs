@@ -8,7 +8,6 @@ mod link;
 mod objects;
 mod raw;
 mod source;
-mod stand_in;
 mod watch;
 
 pub(crate) use source::Source;

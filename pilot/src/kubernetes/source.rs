@@ -22,10 +22,9 @@ use super::{
     link::Link,
     objects::{Came, Change, Decoded, Objects},
     raw::Raw,
-    stand_in::stand_ins,
     watch::watch,
 };
-use crate::manifests::{Kind, Manifests, Problem, read_object};
+use crate::manifests::{Kind, Manifests, Problem, read_object, stand_in};
 
 /// Where an object stands that is in no file.
 const PLACE: &str = "kubernetes";
@@ -129,13 +128,12 @@ impl Shared {
     fn decode(&self, kind: Kind, raw: Raw) -> Decoded {
         let name = raw.name();
         let mut problems = Vec::new();
-        let careful = stand_ins(kind, &raw.value);
+        // Taken apart a second time only if it is bad; others than policies need not be.
+        let object = kind.is_closing().then(|| raw.value.clone());
         let resource = read_object(kind, raw.value, &self.place, &mut problems);
-        let stand_in = match resource {
-            Some(_) => None,
-            None => careful
-                .into_iter()
-                .find_map(|value| read_object(kind, value, &self.place, &mut Vec::new())),
+        let stand_in = match (&resource, object) {
+            (None, Some(object)) => stand_in(kind, &name.0, &name.1, &object, &self.place),
+            (Some(_), _) | (None, None) => None,
         };
         Decoded { name, resource, stand_in, problems }
     }

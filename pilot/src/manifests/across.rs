@@ -32,7 +32,7 @@ impl Manifests {
                 }
             }
         }
-        all.check_addresses(&mut problems);
+        all.drop_shared_addresses(&mut problems);
         all.check_slices(&mut problems);
         all.check_waypoints(&mut problems);
         (all, problems)
@@ -58,31 +58,45 @@ impl Manifests {
         problems
     }
 
-    /// An address that leads to two places would give the traffic of one to the other.
-    fn check_addresses(&self, problems: &mut Vec<Problem>) {
+    /// An address that leads to two places would give the traffic of one to the other: the older one has it, and a
+    /// Service before a pod.
+    fn drop_shared_addresses(&mut self, problems: &mut Vec<Problem>) {
         let pods = self.pods.iter().filter(|pod| {
             // An ended pod's address may have been given away; a host's is shared on purpose.
             !pod.spec.host_network && pod.spec.state != PodState::Ended
         });
-        let pods = pods.map(|pod| (&pod.meta, "status.podIPs", &pod.spec.addresses));
-        let services = self.services.iter();
-        let services = services.map(|svc| (&svc.meta, "spec.clusterIPs", &svc.spec.addresses));
+        let pods = pods.map(|pod| (&pod.meta, &pod.spec.addresses));
+        let services = self.services.iter().map(|svc| (&svc.meta, &svc.spec.addresses));
         let mut owners: HashMap<IpAddr, &Meta> = HashMap::new();
-        for (meta, field, addresses) in services.chain(pods) {
+        let mut losers: HashMap<(&'static str, Arc<str>, Arc<str>), Problem> = HashMap::new();
+        for (meta, addresses) in services.chain(pods) {
             for ip in addresses {
-                match owners.entry(*ip) {
-                    Entry::Vacant(entry) => {
-                        entry.insert(meta);
-                    }
-                    Entry::Occupied(first) => {
-                        let first = first.get();
-                        let reason =
-                            format!("{ip} is the address of {} at {}", first.title(), first.place);
-                        problems.push(problem(meta, Severity::Error, field, reason));
-                    }
-                }
+                let Some(first) = owners.get(ip).copied() else {
+                    owners.insert(*ip, meta);
+                    continue;
+                };
+                let before = meta.kind == first.kind && meta.seniority() < first.seniority();
+                let (winner, loser) = if before { (meta, first) } else { (first, meta) };
+                owners.insert(*ip, winner);
+                let field = if loser.kind == "Pod" { "status.podIPs" } else { "spec.clusterIPs" };
+                let reason =
+                    format!("{ip} is the address of {} at {}", winner.title(), winner.place);
+                let key = (loser.kind, Arc::clone(&loser.namespace), Arc::clone(&loser.name));
+                losers.entry(key).or_insert_with(|| problem(loser, Severity::Error, field, reason));
             }
         }
+        if losers.is_empty() {
+            return;
+        }
+        let lost = |meta: &Meta| {
+            losers.contains_key(&(meta.kind, Arc::clone(&meta.namespace), Arc::clone(&meta.name)))
+        };
+        let pods: Vec<_> = self.pods.iter().filter(|pod| !lost(&pod.meta)).cloned().collect();
+        let services: Vec<_> =
+            self.services.iter().filter(|svc| !lost(&svc.meta)).cloned().collect();
+        problems.extend(losers.into_values());
+        self.pods = pods;
+        self.services = services;
     }
 
     /// What asks for a waypoint that nobody has declared is reached without one, as with Istio.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Kind, Object, Resource, attachment_check, destination_rule_check,
+    Kind, Object, Resource, attachment_check, decode, destination_rule_check,
     document::{self, Report, Source},
     envoy_filter_check,
     gateway_api::{Gateway, GatewayStatus},
@@ -134,7 +134,7 @@ fn read_as<T: Spec>(
     source: Source<'_>,
     report: &mut Report<'_>,
 ) -> Option<Arc<Object<T>>> {
-    let raw: Document<T, T::Status> = document::decode(source, report)?;
+    let raw: Document<T, T::Status> = decode::decode(source, report)?;
     let meta = if kind.is_namespaced() {
         document::meta(kind.name(), &raw.metadata, report)?
     } else {

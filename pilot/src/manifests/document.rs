@@ -6,14 +6,15 @@
 use std::{path::Path, sync::Arc, thread};
 
 use k8s_openapi::{api, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_yaml_ng::Value;
 
 use super::{
     Kind, Labels, Meta, Object, Place, Problem, Resource, Severity, core, custom,
+    decode::{decode, decode_error},
     kinds::{self, Verdict},
     lines::{self, Part},
-    security, security_check,
+    security, security_check, stand_in,
 };
 
 /// The namespace of an object that names none, as for `kubectl apply`.
@@ -23,14 +24,14 @@ pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 pub(crate) struct Report<'a> {
     file: &'a Arc<Path>,
     /// Lines of the file before the text.
-    before: usize,
+    pub(super) before: usize,
     /// The text of the document or of the List's item, to find the lines of fields in. An object of an API server has
     /// none.
     text: Option<&'a str>,
     /// What comes before the path of a field: an item of a List has one.
     prefix: &'static str,
-    object: String,
-    problems: &'a mut Vec<Problem>,
+    pub(super) object: String,
+    pub(super) problems: &'a mut Vec<Problem>,
 }
 
 impl Report<'_> {
@@ -50,7 +51,7 @@ impl Report<'_> {
         self.problems.push(Problem { place, severity, object, field: field.into(), reason });
     }
 
-    fn place(&self, field: &str) -> Place {
+    pub(super) fn place(&self, field: &str) -> Place {
         let line = self.text.map_or(0, |text| {
             self.before + lines::line_of(text, &format!("{}{field}", self.prefix)) + 1
         });
@@ -82,14 +83,11 @@ const DOCUMENTS_PER_THREAD: usize = 1000;
 ///
 /// A file without a document is what a program leaves for a moment that truncates a file before it writes it: what
 /// stood there has not been withdrawn.
-pub(crate) fn read_file(
-    file: &Arc<Path>,
-    text: &str,
-    problems: &mut Vec<Problem>,
-) -> Vec<Resource> {
+pub(super) fn read(file: &Arc<Path>, text: &str, problems: &mut Vec<Problem>) -> Found {
     let parts = lines::documents(text);
-    let mut resources = Vec::new();
-    if read_all_parts(file, &parts, problems, &mut resources) == 0 {
+    let mut found = Found::default();
+    if read_all_parts(file, &parts, problems, &mut found) == 0 {
+        found.unknown = true;
         problems.push(Problem {
             place: Place { file: Arc::clone(file), line: 1 },
             severity: Severity::Error,
@@ -98,7 +96,46 @@ pub(crate) fn read_file(
             reason: "empty: remove the file if that is meant".to_owned(),
         });
     }
-    resources
+    found
+}
+
+/// What a text holds.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// What can be taken as it is.
+    pub resources: Vec<Resource>,
+    /// What cannot.
+    pub refused: Vec<Refused>,
+    /// Whether there is something of which not even the name is known.
+    pub unknown: bool,
+}
+
+/// A resource that is refused, by its name.
+#[derive(Clone, Debug)]
+pub(super) struct Refused {
+    kind: Kind,
+    namespace: String,
+    name: String,
+    /// What counts in its place if it was never good.
+    pub stand_in: Option<Resource>,
+}
+
+impl Refused {
+    /// Whether it is this resource.
+    pub(super) fn is(&self, resource: &Resource) -> bool {
+        let meta = resource.meta();
+        self.kind == resource.kind() && self.namespace == *meta.namespace && self.name == *meta.name
+    }
+}
+
+/// The resources of one file that can be taken.
+#[cfg(test)]
+pub(crate) fn read_file(
+    file: &Arc<Path>,
+    text: &str,
+    problems: &mut Vec<Problem>,
+) -> Vec<Resource> {
+    read(file, text, problems).resources
 }
 
 /// Says how many documents there are.
@@ -106,12 +143,12 @@ fn read_all_parts(
     file: &Arc<Path>,
     parts: &[Part<'_>],
     problems: &mut Vec<Problem>,
-    resources: &mut Vec<Resource>,
+    found: &mut Found,
 ) -> usize {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let share = parts.len().div_ceil(threads).max(DOCUMENTS_PER_THREAD);
     if parts.len() <= share {
-        return read_parts(file, parts, problems, resources);
+        return read_parts(file, parts, problems, found);
     }
     let mut documents = 0;
     thread::scope(|scope| {
@@ -119,16 +156,18 @@ fn read_all_parts(
             .chunks(share)
             .map(|parts| {
                 scope.spawn(|| {
-                    let (mut problems, mut resources) = (Vec::new(), Vec::new());
-                    let documents = read_parts(file, parts, &mut problems, &mut resources);
-                    (problems, resources, documents)
+                    let (mut problems, mut found) = (Vec::new(), Found::default());
+                    let documents = read_parts(file, parts, &mut problems, &mut found);
+                    (problems, found, documents)
                 })
             })
             .collect();
         for worker in workers {
             let read = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             problems.extend(read.0);
-            resources.extend(read.1);
+            found.resources.extend(read.1.resources);
+            found.refused.extend(read.1.refused);
+            found.unknown |= read.1.unknown;
             documents += read.2;
         }
     });
@@ -139,7 +178,7 @@ fn read_parts(
     file: &Arc<Path>,
     parts: &[Part<'_>],
     problems: &mut Vec<Problem>,
-    resources: &mut Vec<Resource>,
+    found: &mut Found,
 ) -> usize {
     let mut documents = 0;
     for part in parts {
@@ -157,13 +196,13 @@ fn read_parts(
         match read {
             Some(resource) if report.problems.len() == good => {
                 documents += 1;
-                resources.push(resource);
+                found.resources.push(resource);
             }
             // Whatever is wrong is said by the careful way, which knows the object's name from the start.
             Some(_) | None => {
                 report.problems.truncate(good);
                 report.object.clear();
-                documents += usize::from(read_document(Source::Text(part.text), report, resources));
+                documents += usize::from(read_document(Source::Text(part.text), report, found));
             }
         }
     }
@@ -201,7 +240,7 @@ pub(crate) fn read_object(
 }
 
 /// The reason why a field that nobody knows is refused.
-const UNKNOWN: &str = "unknown field";
+pub(super) const UNKNOWN: &str = "unknown field";
 
 /// The kind of a document that says so plainly: nearly all do, and need not be parsed twice.
 fn plain_kind(text: &str) -> Option<Kind> {
@@ -221,6 +260,15 @@ pub(super) enum Source<'a> {
 }
 
 impl Source<'_> {
+    /// The object as plain data; null if it is none.
+    fn value(&self) -> serde_json::Value {
+        match self {
+            Self::Text(text) => serde_yaml_ng::from_str(text).unwrap_or_default(),
+            Self::Item(value) => serde_json::to_value(value).unwrap_or_default(),
+            Self::Object(value) => value.clone(),
+        }
+    }
+
     fn header(&self) -> Result<Option<Header>, serde_yaml_ng::Error> {
         match self {
             Self::Text(text) => serde_yaml_ng::from_str(text),
@@ -232,46 +280,42 @@ impl Source<'_> {
 }
 
 /// Says whether there is a document at all.
-fn read_document(
-    source: Source<'_>,
-    mut report: Report<'_>,
-    resources: &mut Vec<Resource>,
-) -> bool {
+fn read_document(source: Source<'_>, mut report: Report<'_>, found: &mut Found) -> bool {
     match source.header() {
-        Ok(Some(header)) => read_headed(header, source, report, resources),
+        Ok(Some(header)) => read_headed(header, source, report, found),
         // Nothing between two markers but comments.
         Ok(None) => return false,
-        Err(error) => decode_error(&mut report, "", &error),
+        Err(error) => {
+            found.unknown = true;
+            decode_error(&mut report, "", &error);
+        }
     }
     true
 }
 
-fn read_headed(
-    header: Header,
-    source: Source<'_>,
-    mut report: Report<'_>,
-    resources: &mut Vec<Resource>,
-) {
+fn read_headed(header: Header, source: Source<'_>, mut report: Report<'_>, found: &mut Found) {
     let kind = header.kind.unwrap_or_default();
     let HeaderMetadata { namespace, name } =
         header.metadata.unwrap_or(HeaderMetadata { namespace: None, name: None });
     let parts: Vec<_> = namespace.iter().chain(&name).map(String::as_str).collect();
     report.object = format!("{kind} {}", parts.join("/")).trim().to_owned();
     let Some(api_version) = header.api_version else {
+        found.unknown = true;
         return report.error("apiVersion", "missing");
     };
     if kind.is_empty() {
+        found.unknown = true;
         return report.error("kind", "missing");
     }
     if let Some(items) = header.items.filter(|_| kind.ends_with("List")) {
-        return read_list(items, report, resources);
+        return read_list(items, report, found);
     }
     match kinds::judge(&api_version, &kind) {
         Verdict::Served(served) => {
             if let (None, Some(name), true) = (&namespace, &name, served.is_namespaced()) {
                 report.object = format!("{kind} {DEFAULT_NAMESPACE}/{name}");
             }
-            resources.extend(read_kind(served, source, &mut report));
+            read_served(served, namespace, name, source, &mut report, found);
         }
         Verdict::NotServed => {
             report.warning(
@@ -279,11 +323,43 @@ fn read_headed(
                 format!("{api_version} {kind} is not served by this version: ignored"),
             );
         }
-        Verdict::Wrong(reason) => report.error("kind", reason),
+        Verdict::Wrong(reason) => {
+            found.unknown = true;
+            report.error("kind", reason);
+        }
     }
 }
 
-fn read_list(items: Vec<Value>, report: Report<'_>, resources: &mut Vec<Resource>) {
+/// Takes a resource, or refuses it alone.
+fn read_served(
+    kind: Kind,
+    namespace: Option<String>,
+    name: Option<String>,
+    source: Source<'_>,
+    report: &mut Report<'_>,
+    found: &mut Found,
+) {
+    let good = report.problems.len();
+    // Parsed a second time where that may be needed: policies are few.
+    let object = if kind.is_closing() { source.value() } else { serde_json::Value::Null };
+    let read = read_kind(kind, source, report);
+    let refused = report.problems[good..].iter().any(|problem| problem.severity == Severity::Error);
+    match (read, name) {
+        (Some(resource), _) if !refused => found.resources.push(resource),
+        (_, None) => found.unknown = true,
+        (_, Some(name)) => {
+            let namespace = match namespace {
+                Some(namespace) if kind.is_namespaced() => namespace,
+                None if kind.is_namespaced() => DEFAULT_NAMESPACE.to_owned(),
+                Some(_) | None => String::new(),
+            };
+            let stand_in = stand_in::stand_in(kind, &namespace, &name, &object, report.file);
+            found.refused.push(Refused { kind, namespace, name, stand_in });
+        }
+    }
+}
+
+fn read_list(items: Vec<Value>, report: Report<'_>, found: &mut Found) {
     let path = format!("{}items", report.prefix);
     let text = report.text.unwrap_or_default();
     let mut parts = lines::items(text, &path);
@@ -302,7 +378,7 @@ fn read_list(items: Vec<Value>, report: Report<'_>, resources: &mut Vec<Resource
             object: String::new(),
             problems: &mut *report.problems,
         };
-        read_document(Source::Item(item), report, resources);
+        read_document(Source::Item(item), report, found);
     }
 }
 
@@ -372,95 +448,6 @@ fn read_kind(kind: Kind, source: Source<'_>, report: &mut Report<'_>) -> Option<
 
 pub(super) fn object<T>(meta: Meta, spec: T) -> Arc<Object<T>> {
     Arc::new(Object { meta, spec })
-}
-
-/// Decodes strictly: every field that `T` does not have is an error.
-pub(super) fn decode<T: DeserializeOwned>(
-    source: Source<'_>,
-    report: &mut Report<'_>,
-) -> Option<T> {
-    match source {
-        Source::Text(text) => decode_from(serde_yaml_ng::Deserializer::from_str(text), report),
-        Source::Item(value) => decode_from(value, report),
-        Source::Object(value) => decode_from(value, report),
-    }
-}
-
-/// What went wrong, of either format.
-trait DecodeError: serde::de::Error {
-    /// The line, from 1, of the text that was read.
-    fn line(&self) -> Option<usize>;
-}
-
-impl DecodeError for serde_yaml_ng::Error {
-    fn line(&self) -> Option<usize> {
-        self.location().map(|location| location.line())
-    }
-}
-
-impl DecodeError for serde_json::Error {
-    fn line(&self) -> Option<usize> {
-        None
-    }
-}
-
-fn decode_from<'de, T, D>(deserializer: D, report: &mut Report<'_>) -> Option<T>
-where
-    T: DeserializeOwned,
-    D: Deserializer<'de, Error: DecodeError>,
-{
-    let mut unknown = Vec::new();
-    let mut ignored = |path: serde_ignored::Path<'_>| unknown.push(field_path(&path));
-    let deserializer = serde_ignored::Deserializer::new(deserializer, &mut ignored);
-    let decoded = serde_path_to_error::deserialize(deserializer);
-    for field in unknown {
-        report.error(&field, UNKNOWN);
-    }
-    match decoded {
-        Ok(decoded) => Some(decoded),
-        Err(error) => {
-            let path = error.path().to_string();
-            decode_error(report, if path == "." { "" } else { &path }, error.inner());
-            None
-        }
-    }
-}
-
-/// `serde_ignored` writes `spec.ports.0.port` and a `?` for every `Option` it passes.
-fn field_path(path: &serde_ignored::Path<'_>) -> String {
-    use serde_ignored::Path;
-    match path {
-        Path::Root => String::new(),
-        Path::Seq { parent, index } => format!("{}[{index}]", field_path(parent)),
-        Path::Map { parent, key } => match field_path(parent) {
-            parent if parent.is_empty() => key.clone(),
-            parent => format!("{parent}.{key}"),
-        },
-        Path::Some { parent }
-        | Path::NewtypeStruct { parent }
-        | Path::NewtypeVariant { parent } => field_path(parent),
-    }
-}
-
-/// Takes the parser's message apart: it holds the field and the position, which stand elsewhere in a [`Problem`].
-fn decode_error(report: &mut Report<'_>, field: &str, error: &impl DecodeError) {
-    let message = error.to_string();
-    let message = message.strip_prefix(&format!("{field}: ")).unwrap_or(&message);
-    let reason = match message.rfind(" at line ") {
-        Some(end) => &message[..end],
-        None => message,
-    };
-    let mut place = report.place(field);
-    if let Some(line) = error.line() {
-        place.line = report.before + line;
-    }
-    report.problems.push(Problem {
-        place,
-        severity: Severity::Error,
-        object: report.object.clone(),
-        field: field.into(),
-        reason: reason.into(),
-    });
 }
 
 pub(super) fn meta(kind: &'static str, raw: &ObjectMeta, report: &mut Report<'_>) -> Option<Meta> {

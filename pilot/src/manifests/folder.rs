@@ -1,6 +1,7 @@
 //! A folder of YAML files, kept in memory and read again where it changed.
 //!
-//! In: the folder's path, and which files something is known to have happened to. Out: [`Manifests`] and problems.
+//! In: the folder's path, and which files something is known to have happened to. Out: [`Manifests`] and problems. A
+//! resource that cannot be taken is refused alone: its last good form counts, wherever it stood.
 //! Does not wait for changes: the caller watches.
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
     thread,
 };
 
-use super::{Manifests, Place, Problem, Resource, Severity, document};
+use super::{Kind, Manifests, Place, Problem, Resource, Severity, document, document::Found};
 
 /// The files of a folder, decoded.
 #[derive(Debug)]
@@ -25,8 +26,14 @@ pub struct Folder {
 struct File {
     /// Nothing if it could not even be looked at.
     stamp: Option<Stamp>,
-    resources: Vec<Resource>,
+    found: Found,
+    /// Earlier forms of what it does not hold in a form that can be taken.
+    kept: Vec<Resource>,
+    /// What counts in place of what never had such a form.
+    stand_ins: Vec<Resource>,
     problems: Vec<Problem>,
+    /// Whether nobody has ever known what it holds.
+    opaque: bool,
 }
 
 /// What changes when a file's content does, short of reading it.
@@ -86,26 +93,77 @@ impl Folder {
         };
         let stale: Vec<_> =
             walk.files.iter().filter(|(path, stamp)| !unchanged(path, stamp)).cloned().collect();
+        let failed = walk.failed.iter().map(|(path, error)| {
+            (path.clone(), File::failed(path, None, 1, format!("cannot be read: {error}")))
+        });
+        let mut failed: Vec<_> = failed.collect();
+        let mut read = read_all(&stale);
+        // Before anything is forgotten: a resource may have moved from one file to another.
+        for (path, file) in read.iter_mut().chain(&mut failed) {
+            self.keep(path, file);
+        }
         let before = self.files.len();
         let present = walk.files.iter().map(|(path, _)| path);
         let present: HashSet<_> = present.chain(walk.failed.iter().map(|(path, _)| path)).collect();
         self.files.retain(|path, _| present.contains(path));
         let mut changed = !stale.is_empty() || self.files.len() != before;
-        for (path, file) in read_all(&stale) {
+        for (path, file) in read {
             self.files.insert(path, file);
         }
-        for (path, error) in walk.failed {
-            let file = File::failed(&path, None, 1, format!("cannot be read: {error}"));
+        for (path, file) in failed {
             changed |= self.files.get(&path).is_none_or(|known| known.problems != file.problems);
             self.files.insert(path, file);
         }
         Ok(changed)
     }
 
+    /// Gives a file the last good forms of what it does not hold in a good form.
+    fn keep(&self, path: &Path, file: &mut File) {
+        let earlier = self.files.get(path);
+        file.opaque = file.found.unknown && earlier.is_none_or(|earlier| earlier.opaque);
+        for refused in &file.found.refused {
+            let own = self.files.get(path).into_iter();
+            let mut earlier = own.chain(self.files.values()).flat_map(File::good);
+            match earlier.find(|resource| refused.is(resource)) {
+                Some(earlier) => file.kept.push(earlier.clone()),
+                None => file.stand_ins.extend(refused.stand_in.clone()),
+            }
+        }
+        let (true, Some(earlier)) = (file.found.unknown, earlier) else { return };
+        // Any of them may be what cannot be read.
+        let holds = |resource: &&Resource| {
+            file.found.resources.iter().any(|own| identity(own) == identity(resource))
+                || file.found.refused.iter().any(|refused| refused.is(resource))
+        };
+        let missing: Vec<_> = earlier.good().filter(|one| !holds(one)).cloned().collect();
+        let stand_ins: Vec<_> =
+            earlier.stand_ins.iter().filter(|one| !holds(one)).cloned().collect();
+        file.kept.extend(missing);
+        file.stand_ins.extend(stand_ins);
+    }
+
+    /// A file of which it was never known what it holds.
+    pub fn opaque(&self) -> Option<&Path> {
+        self.files.iter().find(|(_, file)| file.opaque).map(|(path, _)| path.as_path())
+    }
+
     /// Everything that has been read, checked against each other, in a mesh with this root namespace.
     pub fn load(&self, root_namespace: &str) -> (Manifests, Vec<Problem>) {
-        let resources = self.files.values().flat_map(|file| &file.resources);
-        let (manifests, across) = Manifests::gather(resources);
+        let good = self.files.values().flat_map(|file| &file.found.resources);
+        let kept = || self.files.values().flat_map(|file| file.kept.iter().chain(&file.stand_ins));
+        let (manifests, across) = if kept().next().is_none() {
+            Manifests::gather(good)
+        } else {
+            // A form that can be taken counts wherever it stands, and an earlier one before what only stands in.
+            let mut seen: HashSet<_> = good.clone().map(identity).collect();
+            let mut missing = Vec::new();
+            for resource in kept() {
+                if seen.insert(identity(resource)) {
+                    missing.push(resource);
+                }
+            }
+            Manifests::gather(good.chain(missing))
+        };
         let mut problems: Vec<_> =
             self.files.values().flat_map(|file| &file.problems).cloned().collect();
         problems.extend(across);
@@ -113,6 +171,12 @@ impl Folder {
         problems.sort();
         (manifests, problems)
     }
+}
+
+/// By which resources are told apart.
+fn identity(resource: &Resource) -> (Kind, &str, &str) {
+    let meta = resource.meta();
+    (resource.kind(), &meta.namespace, &meta.name)
 }
 
 #[derive(Default)]
@@ -172,11 +236,25 @@ fn vanished(path: &Path) -> bool {
 }
 
 impl File {
+    /// What of it counts, or did until it was changed.
+    fn good(&self) -> impl Iterator<Item = &Resource> {
+        self.found.resources.iter().chain(&self.kept)
+    }
+
     fn failed(path: &Path, stamp: Option<Stamp>, line: usize, reason: String) -> Self {
         let place = Place { file: path.into(), line };
         let (object, field) = (String::new(), String::new());
         let problem = Problem { place, severity: Severity::Error, object, field, reason };
-        Self { stamp, resources: Vec::new(), problems: vec![problem] }
+        // Whatever it held may still be there.
+        let found = Found { unknown: true, ..Found::default() };
+        Self {
+            stamp,
+            found,
+            kept: Vec::new(),
+            stand_ins: Vec::new(),
+            problems: vec![problem],
+            opaque: true,
+        }
     }
 }
 
@@ -219,6 +297,7 @@ fn read_file(path: &Path, stamp: Stamp) -> Option<File> {
         }
     };
     let mut problems = Vec::new();
-    let resources = document::read_file(&Arc::from(path), text, &mut problems);
-    Some(File { stamp: Some(stamp), resources, problems })
+    let found = document::read(&Arc::from(path), text, &mut problems);
+    let (kept, stand_ins) = (Vec::new(), Vec::new());
+    Some(File { stamp: Some(stamp), found, kept, stand_ins, problems, opaque: false })
 }

@@ -82,6 +82,11 @@ impl Kind {
     pub(crate) fn is_builtin(self) -> bool {
         matches!(self.group(), "" | "discovery.k8s.io")
     }
+
+    /// Whether traffic passes that one of them would have refused, if it is left out.
+    pub(crate) fn is_closing(self) -> bool {
+        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication)
+    }
 }
 
 fn group_of(api_version: &str) -> &str {

@@ -10,6 +10,7 @@ mod attachment_check_tests;
 pub(crate) mod attribute;
 mod core;
 mod custom;
+mod decode;
 mod destination_rule_check;
 mod document;
 mod duration;
@@ -29,6 +30,7 @@ mod resource;
 mod route_check;
 mod security;
 mod security_check;
+mod stand_in;
 pub mod telemetry;
 mod use_waypoint;
 mod virtual_service_check;
@@ -53,6 +55,7 @@ pub use security::{
     Selector, Source, TargetRef, To, Values,
 };
 
+pub(crate) use stand_in::stand_in;
 pub use use_waypoint::UseWaypoint;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -61,7 +64,7 @@ use std::{collections::BTreeMap, sync::Arc};
 pub type Labels = BTreeMap<String, String>;
 
 /// One resource: who it is, where it stands, and what it says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Object<T> {
     /// Who it is.
     pub meta: Meta,

@@ -18,10 +18,10 @@ impl fmt::Display for Place {
     }
 }
 
-/// Whether the folder can be served in spite of a problem.
+/// Whether a resource can be served in spite of a problem.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Severity {
-    /// The folder is not served until this is mended.
+    /// The resource is not taken in this form; its last good one stays.
     Error,
     /// Served, but probably not what was meant.
     Warning,

@@ -1,8 +1,8 @@
 //! Keeps the published state up to date with the folder, or with an API server.
 //!
-//! In: the folder and the kernel's news about it, or what the API server says. Out: a new [`State`] for each good
-//! change. While the folder has an error, the last good state stays and every error is logged; of an API server, only
-//! the objects that have one keep their last good form.
+//! In: the folder and the kernel's news about it, or what the API server says. Out: a new [`State`] for each change. What
+//! has an error keeps its last good form, and every error is logged; the last state stays while the folder or the mesh's
+//! settings cannot be read.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -165,7 +165,7 @@ impl Input {
             }
             Err(error) => warn!(%error, "no roots to trust: no issuer's keys can be fetched"),
         }
-        let mut reloader = Reloader { config, publisher, loaded, wanted };
+        let mut reloader = Reloader { config, publisher, loaded, settings: None, wanted };
         loop {
             let known = Arc::clone(&keys.borrow_and_update());
             // Reading and compiling keep a core busy, which must not be one that streams wait for.
@@ -238,19 +238,12 @@ async fn settle<F: Future<Output = ()>>(changed: impl Fn() -> F) {
     }
 }
 
-/// What an error in an object refuses.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Refused {
-    /// All objects: the last good state stays.
-    All,
-    /// That object, which has been left out or keeps its last good form.
-    One,
-}
-
 struct Reloader {
     config: MeshConfig,
     publisher: watch::Sender<Option<Arc<State>>>,
     loaded: Arc<Loaded>,
+    /// The mesh's settings as they last were good.
+    settings: Option<MeshConfig>,
     /// Whose keys are to be fetched.
     wanted: watch::Sender<BTreeSet<Location>>,
 }
@@ -282,16 +275,20 @@ impl Reloader {
             }
         }
         let (manifests, problems) = folder.load(&self.config.root_namespace);
-        self.take(&manifests, problems, Refused::All, begun);
+        let opaque = folder.opaque().map(|path| {
+            format!(
+                "nobody knows what {} was to close: it has to be readable first",
+                path.display()
+            )
+        });
+        self.take(&manifests, problems, opaque, begun);
     }
 
     fn reload_objects(&mut self, source: &kubernetes::Source, keys: Arc<KeySets>) {
         self.config.keys = keys;
         let begun = Instant::now();
         match source.load(&self.config.root_namespace) {
-            Some((manifests, problems)) => {
-                self.take(&manifests, problems, Refused::One, begun);
-            }
+            Some((manifests, problems)) => self.take(&manifests, problems, None, begun),
             None => {
                 let before = self.loaded.last();
                 let attempt = Attempt { unreadable: Some(source.missing()), ..before };
@@ -300,32 +297,38 @@ impl Reloader {
         }
     }
 
-    /// Publishes what was read, unless it is refused.
+    /// Publishes what was read. `opaque` says why nothing may be published that would be the first.
     fn take(
-        &self,
+        &mut self,
         manifests: &Manifests,
         mut problems: Vec<Problem>,
-        refused: Refused,
+        opaque: Option<String>,
         begun: Instant,
     ) {
         let at = SystemTime::now();
         let before = self.loaded.last();
         let (config, found) = self.config.with_settings_of(manifests);
-        let is_error = |problem: &Problem| problem.severity == Severity::Error;
-        // What all objects are read by is no single object's business.
-        let refused = if found.iter().any(is_error) { Refused::All } else { refused };
+        let bad_settings = found.iter().any(|problem| problem.severity == Severity::Error);
         problems.extend(found);
         let attempt = Attempt { unreadable: None, problems: problems.into(), at: Some(at) };
         log(&before, &attempt);
         let errors = attempt.count(Severity::Error);
         gauge!("aquifer_pilot_config_errors").set(u32::try_from(errors).unwrap_or(u32::MAX));
         *self.loaded.lock() = attempt;
-        if errors > 0 && refused == Refused::All {
-            counter!("aquifer_pilot_config_loads", "result" => "refused").increment(1);
-            error!(errors, "the manifests have errors: the last good state stays");
-            return;
+        let first = self.publisher.borrow().is_none();
+        let held = opaque.filter(|_| first);
+        if !bad_settings {
+            self.settings = Some(config);
         }
-        counter!("aquifer_pilot_config_loads", "result" => "taken").increment(1);
+        let (None, Some(config)) = (held.as_ref(), &self.settings) else {
+            counter!("aquifer_pilot_config_loads", "result" => "refused").increment(1);
+            let reason = held.unwrap_or("the mesh's settings have to be good first".to_owned());
+            error!(errors, reason, "nothing is served yet");
+            return;
+        };
+        let config = MeshConfig { keys: Arc::clone(&self.config.keys), ..config.clone() };
+        let result = if errors > 0 { "partly_refused" } else { "taken" };
+        counter!("aquifer_pilot_config_loads", "result" => result).increment(1);
         let wanted = jwks::wanted(manifests);
         self.wanted.send_if_modified(|known| {
             let news = *known != wanted;

@@ -7,24 +7,29 @@ use proto::envoy::envoy::config::rbac::v3::Policy;
 use super::rbac::named;
 use crate::{
     compile::{MeshConfig, waypoint::ChainKind},
-    manifests::{Manifests, read_text},
+    manifests::{Manifests, Object, Resource, read_text},
 };
 
 /// The policy's rules in a chain; the text of a missing one is `dropped`.
 fn compiled(kind: ChainKind, action: &str, rule: &str) -> String {
-    let text = format!(
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: n}}\n\
-         spec: {{action: {action}, targetRefs: [{{kind: Service, name: web}}], rules: [{rule}]}}\n"
-    );
-    let mut problems = Vec::new();
-    let resources = read_text(&Arc::from(Path::new("f")), &text, &mut problems);
-    let (manifests, _) = Manifests::gather(&resources);
+    let target = "targetRefs: [{kind: Service, name: web}]";
+    let text = |rule: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: n}}\n\
+             spec: {{action: {action}, {target}, rules: [{rule}]}}\n"
+        )
+    };
+    let resources = read_text(&Arc::from(Path::new("f")), &text("{}"), &mut Vec::new());
+    let [Resource::AuthorizationPolicy(policy)] = &*resources else { panic!("{resources:?}") };
+    // Not every rule here is one that reading lets through.
+    let mut policy = Object::clone(policy);
+    policy.spec.rules = Some(vec![serde_yaml_ng::from_str(rule).unwrap()]);
     let config = MeshConfig {
         trust_domain: "td.example".into(),
         trust_domain_aliases: vec!["old.example".into()],
         ..MeshConfig::default()
     };
-    let rules = named(&manifests.authorization_policies[0], &config, kind);
+    let rules = named(&policy, &config, kind);
     rules.first().map_or_else(|| "dropped".to_owned(), |(_, policy)| format!("{policy:?}"))
 }
 
