@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ca;
+mod callers;
 pub mod compile;
 pub mod jwks;
 pub mod kubernetes;

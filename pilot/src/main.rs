@@ -78,6 +78,9 @@ enum Command {
         /// The folder of the root's key and the nodes' tokens.
         #[arg(long)]
         data: PathBuf,
+        /// The folder of an authority that others have made, as `serve` has it.
+        #[arg(long)]
+        cacerts: Option<PathBuf>,
     },
     /// Replaces the root while the mesh runs: `begin` trusts a new one, `switch` signs with it, `finish` trusts the old
     /// one no more. Between two steps, wait until every node has renewed its certificates.
@@ -150,6 +153,10 @@ struct Serve {
     /// The folder of the root's key and the nodes' tokens.
     #[arg(long)]
     data: PathBuf,
+    /// A folder with ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem, as Istio's Secret `cacerts` has them: signs
+    /// in place of a root of our own. Without it they may be in the folder of --data.
+    #[arg(long)]
+    cacerts: Option<PathBuf>,
     /// Where nodes connect: discovery and certificates over TLS.
     #[arg(long, default_value = "[::]:15012")]
     listen_tls: SocketAddr,
@@ -159,6 +166,10 @@ struct Serve {
     /// Where /debug/syncz, /debug/config, /metrics and /ready are.
     #[arg(long, default_value = "127.0.0.1:15014")]
     listen_debug: SocketAddr,
+    /// Service accounts of node daemons, as namespace/name: they get certificates in the names of their node's pods.
+    /// Without any, `ztunnel` of the root namespace.
+    #[arg(long = "node-account", env = "CA_TRUSTED_NODE_ACCOUNTS", value_delimiter = ',')]
+    node_accounts: Vec<String>,
     /// A DNS name or address by which nodes reach pilot, besides the usual ones.
     #[arg(long = "san")]
     sans: Vec<String>,
@@ -217,8 +228,8 @@ fn main() -> anyhow::Result<ExitCode> {
             return print_compiled(folder, &audience, of, mesh.into());
         }
         Command::NodeToken { node, data } => println!("{}", NodeTokens::new(&data).issue(&node)?),
-        Command::Revoke { serials, identities, data } => {
-            let done = revoke(&data, &serials, &identities, SystemTime::now())?;
+        Command::Revoke { serials, identities, data, cacerts } => {
+            let done = revoke(&data, cacerts.as_deref(), &serials, &identities, SystemTime::now())?;
             println!("{} more revoked: {}", done.added, done.list.display());
         }
         Command::RotateRoot { step, data, trust_domain } => {
@@ -302,9 +313,14 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
             None => ManifestSource::Kubernetes { kubeconfig: arguments.kubeconfig },
         },
         data: arguments.data,
+        cacerts: arguments.cacerts,
         listen_tls: arguments.listen_tls,
         listen_plain: arguments.listen_plain,
         listen_debug: arguments.listen_debug,
+        node_accounts: match arguments.node_accounts {
+            none if none.is_empty() => vec![format!("{}/ztunnel", arguments.mesh.root_namespace)],
+            some => some,
+        },
         names: arguments.sans,
         mesh: arguments.mesh.into(),
     };

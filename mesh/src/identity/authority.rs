@@ -4,10 +4,12 @@
 //! service sends them. Who may have which name is not decided here: the names in a request are ignored.
 
 use std::{
+    iter,
     net::IpAddr,
     time::{Duration, SystemTime},
 };
 
+use base64::Engine as _;
 use rand::RngCore;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
@@ -112,9 +114,12 @@ pub enum SignError {
     },
 }
 
-/// A root key and certificate.
+/// A key that signs, its certificate, and the way from that to the roots.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    /// Our own certificate first, then the one that signed it, up to the one that a root has signed. None if we are the
+    /// root.
+    intermediates: Vec<CertificateDer<'static>>,
     /// The last element of every chain: our own root first, and others that are trusted beside it.
     roots_pem: String,
     root_not_after: SystemTime,
@@ -122,8 +127,8 @@ pub struct Authority {
 
 /// A server certificate with its key, for a listener of our own.
 pub struct ServerCertificate {
-    /// The leaf.
-    pub certificate: CertificateDer<'static>,
+    /// The leaf, and what lies between it and the root.
+    pub chain: Vec<CertificateDer<'static>>,
     /// Its key.
     pub key: PrivateKeyDer<'static>,
 }
@@ -180,7 +185,22 @@ impl Authority {
         let root_not_after = system_time(root.validity().not_after);
         let issuer =
             Issuer::from_ca_cert_der(own, key).map_err(|error| unreadable(error.to_string()))?;
-        Ok(Self { issuer, roots_pem: roots_pem.into(), root_not_after })
+        Ok(Self::between(issuer, &[], roots_pem, root_not_after))
+    }
+
+    /// One whose certificate is the first of `intermediates`, if there are any, and good until `not_after`.
+    pub(super) fn between(
+        issuer: Issuer<'static, KeyPair>,
+        intermediates: &[CertificateDer<'static>],
+        roots_pem: &str,
+        not_after: SystemTime,
+    ) -> Self {
+        Self {
+            issuer,
+            intermediates: intermediates.to_vec(),
+            roots_pem: roots_pem.into(),
+            root_not_after: not_after,
+        }
     }
 
     /// The certificates of `roots_pem` that are for other keys.
@@ -221,7 +241,7 @@ impl Authority {
         &self.roots_pem
     }
 
-    /// When the root certificate's validity ends.
+    /// When our certificate's validity ends, or that of one it depends on.
     pub fn root_not_after(&self) -> SystemTime {
         self.root_not_after
     }
@@ -233,7 +253,7 @@ impl Authority {
 
     /// Signs a workload's certificate for the key of `csr_pem`, usable on both sides of a tunnel.
     ///
-    /// The validity ends with the root's at the latest. The chain is leaf, roots.
+    /// The validity ends with the root's at the latest. The chain is leaf, those between it and the roots, roots.
     ///
     /// # Errors
     /// [`SignError`] says what is wrong with the request.
@@ -250,7 +270,11 @@ impl Authority {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let leaf =
             params.signed_by(&key, &self.issuer).map_err(|source| SignError::Sign { source })?;
-        Ok(vec![leaf.pem(), self.roots_pem.clone()])
+        let between = self.intermediates.iter().map(|one| pem(one));
+        Ok(iter::once(leaf.pem())
+            .chain(between)
+            .chain(iter::once(self.roots_pem.clone()))
+            .collect())
     }
 
     /// Makes a key and a certificate for a server known by DNS names and addresses.
@@ -268,7 +292,9 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(sign)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(sign)?;
-        Ok(ServerCertificate { certificate: certificate.der().clone(), key: key.into() })
+        let mut chain = vec![certificate.der().clone()];
+        chain.extend(self.intermediates.iter().cloned());
+        Ok(ServerCertificate { chain, key: key.into() })
     }
 
     /// Signs the list of the certificates that are taken back, by serial number, each with the moment that happened. In
@@ -323,6 +349,7 @@ impl Authority {
         Ok(Self {
             roots_pem: root.pem(),
             issuer: Issuer::new(params, key),
+            intermediates: Vec::new(),
             root_not_after: validity.not_after,
         })
     }
@@ -350,8 +377,22 @@ impl Authority {
     }
 }
 
-fn read_key(key_pem: &str) -> Result<KeyPair, AuthorityError> {
+pub(super) fn read_key(key_pem: &str) -> Result<KeyPair, AuthorityError> {
     KeyPair::from_pem(key_pem).map_err(|source| AuthorityError::Key { source })
+}
+
+/// A certificate as text (RFC 7468).
+fn pem(der: &[u8]) -> String {
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    let encoded = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut rest = &*encoded;
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(64));
+        text += line;
+        text.push('\n');
+        rest = after;
+    }
+    text + "-----END CERTIFICATE-----\n"
 }
 
 /// The key of a signing request that is signed by that very key.

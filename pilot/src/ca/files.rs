@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh::identity::{Authority, AuthorityError, Validity};
+use mesh::identity::{Authority, AuthorityError, PluggedError, Validity};
 use tempfile::NamedTempFile;
 
 pub(super) const KEY_FILE: &str = "root-key.pem";
@@ -90,6 +90,20 @@ pub enum OpenError {
         /// What is wrong.
         source: AuthorityError,
     },
+    /// The files that others made cannot be used.
+    #[error("the authority in {} cannot be used", .dir.display())]
+    Plugged {
+        /// The folder.
+        dir: PathBuf,
+        /// What is wrong.
+        source: PluggedError,
+    },
+    /// What others made is theirs to replace.
+    #[error("the authority in {} was made by others: put their new files in its place", .dir.display())]
+    IsPlugged {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// The root has ended.
     #[error(
         "the root certificate {} has expired; put a new one for the same key in its place, or remove \
@@ -114,11 +128,7 @@ pub(super) fn open(
     let (key_path, certificate_path) = (dir.join(KEY_FILE), dir.join(CERTIFICATE_FILE));
     let unusable = |source| OpenError::Unusable { dir: dir.into(), source };
     let validity = root_validity(now);
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| OpenError::Folder { path: dir.into(), source })?;
+    make_folder(dir)?;
 
     if read(&key_path)?.is_none() {
         if read(&certificate_path)?.is_some() {
@@ -133,6 +143,12 @@ pub(super) fn open(
         create(&certificate_path, made.roots_pem(), 0o644)?;
     }
     load(dir, now)
+}
+
+/// Makes the data folder, for nobody else's eyes, if it is not there.
+pub(super) fn make_folder(dir: &Path) -> Result<(), OpenError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| OpenError::Folder { path: dir.into(), source })
 }
 
 /// Loads the root that is there.

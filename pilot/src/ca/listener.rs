@@ -18,7 +18,7 @@ use rustls::{
     version::TLS13,
 };
 
-use super::{BACK_DATED, CertificateAuthority};
+use super::{BACK_DATED, CertificateAuthority, clients::Clients};
 
 /// The names by which pilot is known in a cluster, under its own name and under Istio's, and on its own machine.
 const OWN_NAMES: [&str; 7] = [
@@ -44,8 +44,8 @@ pub enum ListenerError {
 }
 
 impl CertificateAuthority {
-    /// TLS for pilot's own listener: HTTP/2, no client certificate (clients prove themselves by a token), a
-    /// certificate for pilot's usual names and the `additional` DNS names and addresses.
+    /// TLS for pilot's own listener: HTTP/2, a certificate for pilot's usual names and the `additional` DNS names and
+    /// addresses, and of clients that have one a certificate of ours; others prove themselves by a token.
     ///
     /// # Errors
     /// [`ListenerError`] names what is wrong.
@@ -53,9 +53,10 @@ impl CertificateAuthority {
         let names =
             OWN_NAMES.iter().map(|name| (*name).to_owned()).chain(additional.iter().cloned());
         let own = OwnCertificate::new(self.clone(), names.collect(), SystemTime::now())?;
+        let clients = Clients::new(self.clone(), &self.data, &self.trust_domain);
         let mut config = ServerConfig::builder_with_provider(crypto_provider())
             .with_protocol_versions(&[&TLS13])?
-            .with_no_client_auth()
+            .with_client_cert_verifier(Arc::new(clients))
             .with_cert_resolver(Arc::new(own));
         config.alpn_protocols = vec![b"h2".into()];
         Ok(Arc::new(config))
@@ -122,7 +123,7 @@ fn issue(
 ) -> Result<Issued, ListenerError> {
     let made =
         authority.server_certificate(names, Validity::starting(now, BACK_DATED, LIFETIME))?;
-    let certified = CertifiedKey::from_der(vec![made.certificate], made.key, &crypto_provider())?;
+    let certified = CertifiedKey::from_der(made.chain, made.key, &crypto_provider())?;
     Ok(Issued { certified: Arc::new(certified), renew_at: now + LIFETIME / 2, by: authority })
 }
 

@@ -1,10 +1,13 @@
-//! The root of the mesh: made once, kept in pilot's data folder, and what it signs.
+//! The root of the mesh, made once and kept in pilot's data folder, or an authority that others have made; and what it
+//! signs.
 //!
 //! Who may have which name is the certificate service's decision, not this module's.
 
+mod clients;
 mod files;
 mod ledger;
 mod listener;
+mod plugged;
 mod reload;
 mod revocation;
 mod rotation;
@@ -17,7 +20,7 @@ use std::{
 
 use mesh::identity::{Authority, SignError, Spiffe, Validity};
 
-use self::{ledger::Ledger, reload::Reloaded};
+use self::{ledger::Ledger, plugged::Place, reload::Reloaded};
 
 pub use files::OpenError;
 pub use listener::ListenerError;
@@ -35,6 +38,8 @@ const BACK_DATED: Duration = Duration::from_secs(120);
 pub struct CertificateAuthority {
     root: Arc<Reloaded>,
     ledger: Arc<Ledger>,
+    data: Arc<Path>,
+    trust_domain: Arc<str>,
 }
 
 impl CertificateAuthority {
@@ -47,8 +52,27 @@ impl CertificateAuthority {
     /// # Errors
     /// [`OpenError`] names the file and what to do.
     pub fn open(dir: &Path, trust_domain: &str) -> Result<Self, OpenError> {
-        let root = Reloaded::open(dir, trust_domain, SystemTime::now())?;
-        Ok(Self { root: Arc::new(root), ledger: Arc::new(Ledger::new(dir)) })
+        Self::open_at(dir, None, trust_domain)
+    }
+
+    /// As [`Self::open`], or with an authority that others have made, as Istio's `cacerts`: `ca-cert.pem`, `ca-key.pem`,
+    /// `cert-chain.pem` and `root-cert.pem` in the folder `cacerts`, or, where none is named, in `data`.
+    ///
+    /// # Errors
+    /// [`OpenError`] names the file and what to do.
+    pub fn open_at(
+        data: &Path,
+        cacerts: Option<&Path>,
+        trust_domain: &str,
+    ) -> Result<Self, OpenError> {
+        files::make_folder(data)?;
+        let root = Reloaded::open(Place::of(data, cacerts), trust_domain, SystemTime::now())?;
+        Ok(Self {
+            root: Arc::new(root),
+            ledger: Arc::new(Ledger::new(data)),
+            data: data.into(),
+            trust_domain: trust_domain.into(),
+        })
     }
 
     /// The root certificate in PEM, and those that are trusted besides: what clients need to know us.

@@ -7,20 +7,35 @@ use std::{
     error::Error,
     fs,
     os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
 use mesh::identity::Authority;
 
-use super::files::{self, CERTIFICATE_FILE, KEY_FILE, OpenError};
+use super::{
+    files::{self, OpenError},
+    plugged::Place,
+};
 
 /// Tells one state of the files from another: files are replaced whole, so each has an inode of its own.
-type Stamp = [Option<(u64, i64, i64)>; 2];
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Stamp(Vec<Option<(u64, i64, i64)>>);
+
+impl Stamp {
+    pub(super) fn of(files: &[PathBuf]) -> Self {
+        let stamps = files.iter().map(|path| {
+            let found = fs::metadata(path).ok()?;
+            Some((found.ino(), found.mtime(), found.mtime_nsec()))
+        });
+        Self(stamps.collect())
+    }
+}
 
 pub(super) struct Reloaded {
-    dir: PathBuf,
+    place: Place,
+    files: Vec<PathBuf>,
     current: Mutex<Current>,
 }
 
@@ -30,28 +45,35 @@ struct Current {
 }
 
 impl Reloaded {
-    /// Loads the root, or makes what is missing of it.
-    pub(super) fn open(dir: &Path, trust_domain: &str, now: SystemTime) -> Result<Self, OpenError> {
-        files::open(dir, trust_domain, now)?;
+    /// Loads it. Of a root of our own, makes what is missing.
+    pub(super) fn open(
+        place: Place,
+        trust_domain: &str,
+        now: SystemTime,
+    ) -> Result<Self, OpenError> {
+        if !place.is_plugged() {
+            files::open(place.dir(), trust_domain, now)?;
+        }
+        let files = place.files();
         // Looked at before it is read: what changes in between is noticed later.
-        let stamp = stamp(dir);
-        let authority = Arc::new(files::load(dir, now)?);
-        Ok(Self { dir: dir.into(), current: Mutex::new(Current { stamp, authority }) })
+        let stamp = Stamp::of(&files);
+        let authority = Arc::new(place.load(now)?);
+        Ok(Self { place, files, current: Mutex::new(Current { stamp, authority }) })
     }
 
     /// The root as its files are, or as they last were when they were good.
     pub(super) fn authority(&self) -> Arc<Authority> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = stamp(&self.dir);
+        let stamp = Stamp::of(&self.files);
         if stamp != current.stamp {
             current.stamp = stamp;
-            match files::load(&self.dir, SystemTime::now()) {
+            match self.place.load(SystemTime::now()) {
                 Ok(authority) => {
-                    tracing::info!(dir = %self.dir.display(), "the root's files have changed");
+                    tracing::info!(dir = %self.place.dir().display(), "the root's files have changed");
                     current.authority = Arc::new(authority);
                 }
                 Err(error) => tracing::error!(
-                    dir = %self.dir.display(),
+                    dir = %self.place.dir().display(),
                     error = &error as &dyn Error,
                     "the root's files have changed and cannot be used; the former root stays in force"
                 ),
@@ -61,23 +83,16 @@ impl Reloaded {
     }
 }
 
-fn stamp(dir: &Path) -> Stamp {
-    [KEY_FILE, CERTIFICATE_FILE].map(|name| {
-        let found = fs::metadata(dir.join(name)).ok()?;
-        Some((found.ino(), found.mtime(), found.mtime_nsec()))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ca::{RotationStep, rotate};
+    use crate::ca::{RotationStep, files::CERTIFICATE_FILE, rotate};
 
     #[test]
     fn a_rotation_is_in_force_from_the_next_certificate_on() {
         let dir = tempfile::tempdir().unwrap();
         let now = SystemTime::now();
-        let root = Reloaded::open(dir.path(), "cluster.local", now).unwrap();
+        let root = Reloaded::open(Place::of(dir.path(), None), "cluster.local", now).unwrap();
         let before = root.authority();
         assert!(Arc::ptr_eq(&before, &root.authority()));
         rotate(dir.path(), RotationStep::Begin, "cluster.local", now).unwrap();
@@ -91,7 +106,8 @@ mod tests {
     #[test]
     fn the_former_root_stays_in_force_while_the_files_are_wrong() {
         let dir = tempfile::tempdir().unwrap();
-        let root = Reloaded::open(dir.path(), "cluster.local", SystemTime::now()).unwrap();
+        let root = Reloaded::open(Place::of(dir.path(), None), "cluster.local", SystemTime::now())
+            .unwrap();
         let before = root.authority();
         let pem = fs::read_to_string(dir.path().join(CERTIFICATE_FILE)).unwrap();
         fs::write(dir.path().join(CERTIFICATE_FILE), "hello").unwrap();

@@ -14,10 +14,11 @@ use mesh::identity::{Authority, SignError, Spiffe, Validity};
 use super::{
     files::{self, CERTIFICATE_FILE, OpenError},
     ledger::{Ledger, hex, seconds, unhex},
+    plugged::Place,
     rotation,
 };
 
-const LIST_FILE: &str = "ca-crl.pem";
+pub(super) const LIST_FILE: &str = "ca-crl.pem";
 const REVOKED_FILE: &str = "revoked";
 /// A list is made anew with each revocation and not otherwise, so it must not seem overdue.
 const LIST_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -63,18 +64,20 @@ pub enum RevokeError {
 }
 
 /// Revokes certificates by their serial numbers, as `/config_dump` shows them, and all of `identities` that have not
-/// ended. With neither it makes the list anew.
+/// ended. With neither it makes the list anew. `cacerts` is the folder of an authority that others have made, if there is one.
 ///
 /// # Errors
 /// [`RevokeError`]; then the list is as it was.
 pub fn revoke(
     dir: &Path,
+    cacerts: Option<&Path>,
     serials: &[String],
     identities: &[Spiffe],
     now: SystemTime,
 ) -> Result<Revoked, RevokeError> {
     // Says what is wrong with the folder before anything is written to it.
-    files::load(dir, now)?;
+    let place = Place::of(dir, cacerts);
+    place.load(now)?;
     // Of two at once, the second would put back what the first had read.
     let _locked = files::lock(dir)?;
     let mut wanted = Vec::new();
@@ -100,17 +103,21 @@ pub fn revoke(
     let text: String = all.iter().map(|(serial, at)| format!("{} {at}\n", hex(serial))).collect();
     files::replace(&dir.join(REVOKED_FILE), &text, 0o600)?;
     let list = dir.join(LIST_FILE);
-    files::replace(&list, &lists(dir, &all, now)?, 0o644)?;
+    files::replace(&list, &lists(&place, &all, now)?, 0o644)?;
     Ok(Revoked { added: all.len() - before, list })
 }
 
 /// A list signed by each root. All bear all numbers: they are random, so that none is of two certificates.
-fn lists(dir: &Path, all: &[(Vec<u8>, u64)], now: SystemTime) -> Result<String, RevokeError> {
-    let roots = files::must_read(&dir.join(CERTIFICATE_FILE))?;
+fn lists(place: &Place, all: &[(Vec<u8>, u64)], now: SystemTime) -> Result<String, RevokeError> {
     let at = |at: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(at);
     let revoked: Vec<_> = all.iter().map(|(serial, when)| (serial.clone(), at(*when))).collect();
     let validity = Validity::starting(now, Duration::ZERO, LIST_LIFETIME);
     let mut lists = String::new();
+    if place.is_plugged() {
+        return Ok(place.load(now)?.revocation_list(&revoked, seconds(now), validity)?);
+    }
+    let dir = place.dir();
+    let roots = files::must_read(&dir.join(CERTIFICATE_FILE))?;
     for key in rotation::keys(dir)? {
         // A root that was made a moment ago may not be among the certificates yet.
         if let Ok(authority) = Authority::load(&key, &roots) {
@@ -203,12 +210,12 @@ mod tests {
         let cart = old.credential(&name("cart")).await.unwrap();
         let (_, cart) = x509_parser::parse_x509_certificate(&cart.chain()[0]).unwrap();
         let serial = cart.tbs_certificate.serial.to_string();
-        let done = revoke(dir, &[serial], &[name("web")], now).unwrap();
+        let done = revoke(dir, None, &[serial], &[name("web")], now).unwrap();
         assert_eq!(done, Revoked { added: 3, list: dir.join(LIST_FILE) });
         assert!(is_revoked(dir, &old, "web").await && is_revoked(dir, &new, "web").await);
         assert!(is_revoked(dir, &old, "cart").await);
         assert!(!is_revoked(dir, &old, "pay").await);
-        let again = revoke(dir, &[], &[name("web")], now).unwrap();
+        let again = revoke(dir, None, &[], &[name("web")], now).unwrap();
         assert_eq!(again.added, 0);
         assert!(is_revoked(dir, &old, "cart").await);
     }
@@ -221,7 +228,7 @@ mod tests {
         std::thread::scope(|scope| {
             for serial in 1..=16 {
                 scope.spawn(move || {
-                    revoke(dir, &[serial.to_string()], &[], SystemTime::now()).unwrap();
+                    revoke(dir, None, &[serial.to_string()], &[], SystemTime::now()).unwrap();
                 });
             }
         });
@@ -236,7 +243,7 @@ mod tests {
         CertificateAuthority::open(dir.path(), "cluster.local").unwrap();
         let refusal = |serials: &[&str], who: &[Spiffe]| {
             let serials: Vec<String> = serials.iter().map(|s| (*s).to_owned()).collect();
-            revoke(dir.path(), &serials, who, SystemTime::now()).unwrap_err().to_string()
+            revoke(dir.path(), None, &serials, who, SystemTime::now()).unwrap_err().to_string()
         };
         assert_eq!(
             refusal(&[], &[name("web")]),

@@ -16,7 +16,10 @@ use std::{
 
 use mesh::identity::{Authority, AuthorityError};
 
-use super::files::{self, CERTIFICATE_FILE, KEY_FILE, OpenError};
+use super::{
+    files::{self, CERTIFICATE_FILE, KEY_FILE, OpenError},
+    plugged::Place,
+};
 
 /// The root that is to sign next.
 const NEXT_KEY_FILE: &str = "next-root-key.pem";
@@ -61,6 +64,9 @@ pub fn rotate(
     trust_domain: &str,
     now: SystemTime,
 ) -> Result<(), RotationError> {
+    if Place::of(dir, None).is_plugged() {
+        return Err(OpenError::IsPlugged { dir: dir.into() }.into());
+    }
     let _locked = files::lock(dir)?;
     let rotation = Rotation { dir };
     match step {

@@ -137,6 +137,11 @@ impl NodeIdentities {
             .is_some_and(|accounts| accounts.contains(&(namespace.into(), service_account.into())))
     }
 
+    /// Whether a pod of `service_account` that has not ended is scheduled on any node.
+    pub fn anywhere(&self, namespace: &str, service_account: &str) -> bool {
+        self.nodes.keys().any(|node| self.has(node, namespace, service_account))
+    }
+
     /// Namespace and service account of all pods of `node`, if these are one: of a host that is a workload itself.
     pub fn only(&self, node: &str) -> Option<(&str, &str)> {
         let mut accounts = self.nodes.get(node)?.iter();

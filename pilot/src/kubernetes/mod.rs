@@ -48,7 +48,7 @@ pub enum ConnectError {
 ///
 /// # Errors
 /// [`ConnectError`] if there is none to talk to.
-async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
     let config = match kubeconfig {
         Some(path) => {
             let failed = |source| ConnectError::Kubeconfig { path: path.to_owned(), source };

@@ -18,7 +18,7 @@ use tokio::{
 use tracing::info;
 
 use super::{
-    ConnectError, connect, definitions,
+    definitions,
     link::Link,
     objects::{Came, Change, Decoded, Objects},
     raw::Raw,
@@ -47,11 +47,7 @@ struct Shared {
 
 impl Source {
     /// Begins to watch. A server that does not answer yet is waited for.
-    ///
-    /// # Errors
-    /// [`ConnectError`] if there is no server to talk to.
-    pub(crate) async fn start(kubeconfig: Option<&Path>) -> Result<Self, ConnectError> {
-        let client = connect(kubeconfig).await?;
+    pub(crate) fn start(client: Client) -> Self {
         let shared = Arc::new(Shared {
             place: Path::new(PLACE).into(),
             objects: Mutex::default(),
@@ -68,7 +64,7 @@ impl Source {
             watches.spawn(watch_kind(Arc::clone(&shared), client.clone(), kind, resource));
         }
         watches.spawn(watch_definitions(Arc::clone(&shared), client));
-        Ok(Self { shared, _watches: watches })
+        Self { shared, _watches: watches }
     }
 
     /// Waits for a change.

@@ -3,7 +3,11 @@
 //! In: requests and states. Out: responses, as [`Session`] decides. A client that is slow to read or to answer holds up
 //! its own stream only, and finds the newest state when it goes on.
 
-use std::{pin::Pin, sync::Arc, time::Instant};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -20,14 +24,14 @@ use super::{
     clients::{Clients, Entry, Identification},
     session::Session,
     state::State,
-    tokens::{NodeTokens, ShownToken},
 };
+use crate::callers::{self, Callers, Proof};
 
 /// Who may ask.
 #[derive(Clone, Debug)]
 pub(crate) enum Access {
-    /// Whoever shows a node's token.
-    Token(NodeTokens),
+    /// Whoever proves who it is.
+    Proven(Callers),
     /// Whoever can connect.
     Open,
 }
@@ -59,11 +63,15 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let shown = match &self.access {
-            Access::Token(tokens) => Some(tokens.shown(request.metadata())?),
+        let proof = match &self.access {
+            Access::Proven(callers) => {
+                let certificates = request.peer_certs();
+                let shown = certificates.as_ref().map(|all| all.as_slice());
+                Some(callers.prove(request.metadata(), shown).await?)
+            }
             Access::Open => None,
         };
-        let node = shown.as_ref().map(ShownToken::node).transpose()?;
+        let node = proof.as_ref().and_then(|proof| proof.caller().node()).map(str::to_owned);
         let address = request.remote_addr();
         // One response waits here while HTTP/2 sends the one before: the stream's task waits for room.
         let (responses, receiver) = mpsc::channel(1);
@@ -72,12 +80,12 @@ impl AggregatedDiscoveryService for Discovery {
             let mut requests = request.into_inner();
             let who = Identification {
                 id: String::new(),
-                authenticated: node.is_some(),
+                authenticated: proof.is_some(),
                 node: node.unwrap_or_default(),
                 address,
             };
             let ended = tokio::select! {
-                ended = service.stream(who, shown, &mut requests, &responses) => ended,
+                ended = service.stream(who, proof, &mut requests, &responses) => ended,
                 () = service.stop.cancelled() => Err(Status::unavailable("pilot is stopping")),
             };
             if let Err(status) = ended {
@@ -95,12 +103,18 @@ impl Discovery {
     async fn stream(
         &self,
         mut who: Identification,
-        shown: Option<ShownToken>,
+        proof: Option<Proof>,
         requests: &mut Streaming<DeltaDiscoveryRequest>,
         responses: &Outgoing,
     ) -> Result<(), Status> {
         let Some(first) = requests.message().await? else { return Ok(()) };
         identify(&mut who, &first);
+        if let Some(proof) = &proof {
+            callers::may_call_itself(proof.caller(), &who.id).map_err(|reason| {
+                warn!(caller = %proof.caller(), reason, "refusing an xds stream");
+                Status::permission_denied(reason)
+            })?;
+        }
         let entry = self.clients.enter(who);
         let mut session = Session::default();
         take(&mut session, &entry, first)?;
@@ -112,8 +126,8 @@ impl Discovery {
             {
                 let Ok(room) = responses.reserve().await else { return Ok(()) };
                 // A token that was revoked since ends the stream that it began.
-                if let Some(shown) = &shown {
-                    shown.node()?;
+                if let Some(proof) = &proof {
+                    proof.holds(SystemTime::now())?;
                 }
                 entry.sent(&push);
                 room.send(Ok(push.message));

@@ -1,7 +1,6 @@
-//! Istio's certificate service: a node asks for a certificate in the name of one of its pods.
+//! Istio's certificate service: a node asks for a certificate in the name of one of its pods, anybody else in its own.
 //!
-//! In: a request and the caller's token. Out: a chain, if a pod of that name runs on the caller's node. A node that is
-//! broken into can then take the names of its own pods, and of no others.
+//! In: a request, and what the caller shows. Out: a chain, if the caller may have that name.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +14,19 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
-use super::{state::State, tokens::NodeTokens};
-use crate::ca::CertificateAuthority;
+use super::state::State;
+use crate::{
+    ca::CertificateAuthority,
+    callers::{Caller, Callers, Entitlement, entitled},
+};
 
 /// The service.
 #[derive(Clone)]
 pub(crate) struct Certificates {
     pub authority: CertificateAuthority,
-    pub tokens: NodeTokens,
+    pub callers: Callers,
+    /// Service accounts of node daemons, as `namespace/name`.
+    pub node_accounts: Vec<String>,
     pub state: watch::Receiver<Option<Arc<State>>>,
     pub trust_domain: String,
 }
@@ -34,63 +38,48 @@ impl IstioCertificateService for Certificates {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         counter!("citadel_server_csr_count").increment(1);
-        let node = self.tokens.authenticate(request.metadata()).inspect_err(|status| {
+        let certificates = request.peer_certs();
+        let shown = certificates.as_ref().map(|all| all.as_slice());
+        let proof = self.callers.prove(request.metadata(), shown).await;
+        let proof = proof.inspect_err(|status| {
             warn!(address = ?request.remote_addr(), reason = status.message(), "certificate refused");
         })?;
+        let caller = proof.caller();
         let request = request.into_inner();
-        let who = self.identity(&node, &request).inspect_err(|status| {
-            warn!(node, reason = status.message(), "certificate refused");
+        let who = self.identity(caller, &request).inspect_err(|status| {
+            warn!(%caller, reason = status.message(), "certificate refused");
         })?;
         let seconds = u64::try_from(request.validity_duration).unwrap_or_default();
         let chain = self.authority.sign(&request.csr, &who, Duration::from_secs(seconds));
         let cert_chain = chain.map_err(|error| {
             counter!("citadel_server_csr_sign_error_count").increment(1);
-            warn!(node, identity = %who, %error, "certificate refused");
+            warn!(%caller, identity = %who, %error, "certificate refused");
             Status::invalid_argument(format!("the certificate request for {who}: {error}"))
         })?;
         counter!("citadel_server_success_cert_issuance_count").increment(1);
-        info!(node, identity = %who, "certificate issued");
+        info!(%caller, identity = %who, "certificate issued");
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
     }
 }
 
 impl Certificates {
-    /// Whose certificate is asked for, if the node may have it.
-    fn identity(&self, node: &str, request: &IstioCertificateRequest) -> Result<Spiffe, Status> {
+    /// Whose certificate is asked for, if the caller may have it.
+    fn identity(
+        &self,
+        caller: &Caller,
+        request: &IstioCertificateRequest,
+    ) -> Result<Spiffe, Status> {
         let state = self.state.borrow().clone();
         let state =
             state.ok_or_else(|| Status::unavailable("the manifests have not been loaded yet"))?;
-        let identities = &state.compiled.identities;
-        let who = match impersonated(request) {
-            Some(named) => {
-                Spiffe::parse(named).map_err(|error| Status::invalid_argument(error.to_string()))?
-            }
-            // The caller's own: a daemon in dedicated mode, whose host is the one workload of its node.
-            None => identities
-                .only(node)
-                .and_then(|(namespace, account)| {
-                    Spiffe::new(&self.trust_domain, namespace, account).ok()
-                })
-                .ok_or_else(|| {
-                    Status::invalid_argument(
-                        "metadata has no ImpersonatedIdentity, and the node is not one workload",
-                    )
-                })?,
+        let asked = impersonated(request).map(Spiffe::parse).transpose();
+        let asked = asked.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let by = Entitlement {
+            identities: &state.compiled.identities,
+            trust_domain: &self.trust_domain,
+            node_accounts: &self.node_accounts,
         };
-        if who.trust_domain() != self.trust_domain {
-            return Err(Status::permission_denied(format!(
-                "{who} is not of trust domain {}",
-                self.trust_domain
-            )));
-        }
-        if !identities.has(node, who.namespace(), who.service_account()) {
-            return Err(Status::permission_denied(format!(
-                "no running pod on node {node} has the service account {}/{}",
-                who.namespace(),
-                who.service_account()
-            )));
-        }
-        Ok(who)
+        Ok(entitled(caller, asked, &by)?)
     }
 }
 

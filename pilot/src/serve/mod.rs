@@ -22,10 +22,12 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+pub(crate) use tokens::ShownToken;
 pub use tokens::{NodeTokens, Refused, TokenError};
 
 use crate::{
     ca::{CertificateAuthority, ListenerError, OpenError},
+    callers::{Callers, TokenReviewer},
     compile::MeshConfig,
     kubernetes::{self, ConnectError},
 };
@@ -40,12 +42,18 @@ pub struct ServeConfig {
     pub manifests: ManifestSource,
     /// The folder of the root's key and the nodes' tokens.
     pub data: PathBuf,
+    /// The folder of an authority that others have made. Without one it may be in `data`, and else there is a root of our
+    /// own.
+    pub cacerts: Option<PathBuf>,
     /// Where nodes connect. Port 0 takes any that is free.
     pub listen_tls: SocketAddr,
     /// Where processes of this machine connect without TLS; a loopback address.
     pub listen_plain: SocketAddr,
     /// Where people and monitoring look.
     pub listen_debug: SocketAddr,
+    /// Service accounts of node daemons, as `namespace/name`: they ask for certificates in the names of their node's
+    /// pods.
+    pub node_accounts: Vec<String>,
     /// Further DNS names and addresses for our own certificate.
     pub names: Vec<String>,
     /// What the mesh is called.
@@ -129,13 +137,13 @@ pub async fn run(
     if !config.listen_plain.ip().is_loopback() {
         return Err(ServeError::NotLoopback { address: config.listen_plain });
     }
-    let authority = CertificateAuthority::open(&config.data, &config.mesh.trust_domain)
+    let (data, cacerts) = (&config.data, config.cacerts.as_deref());
+    let authority = CertificateAuthority::open_at(data, cacerts, &config.mesh.trust_domain)
         .map_err(|source| ServeError::Authority { source })?;
     authority.forget_ended();
     let tls = authority
         .server_config(&config.names)
         .map_err(|source| ServeError::OwnCertificate { source })?;
-    let tokens = NodeTokens::new(&config.data);
     let tls_listener = bind("tls", config.listen_tls).await?;
     let plain_listener = bind("plain", config.listen_plain).await?;
     let debug_listener = bind("debug", config.listen_debug).await?;
@@ -143,17 +151,22 @@ pub async fn run(
     let (publisher, state) = watch::channel(None);
     let loaded = Arc::new(publish::Loaded::default());
     let clients = Arc::new(clients::Clients::default());
-    let input = match &config.manifests {
-        ManifestSource::Folder(folder) => publish::Input::Folder(publish::Watched::start(folder)?),
+    let (input, reviewer) = match &config.manifests {
+        ManifestSource::Folder(folder) => {
+            (publish::Input::Folder(publish::Watched::start(folder)?), None)
+        }
         ManifestSource::Kubernetes { kubeconfig } => {
-            let source = kubernetes::Source::start(kubeconfig.as_deref()).await;
-            let source = source.map_err(|source| ServeError::Kubernetes { source })?;
-            publish::Input::Kubernetes(source)
+            let client = kubernetes::connect(kubeconfig.as_deref()).await;
+            let client = client.map_err(|source| ServeError::Kubernetes { source })?;
+            let reviewer = TokenReviewer::new(client.clone());
+            (publish::Input::Kubernetes(kubernetes::Source::start(client)), Some(reviewer))
         }
     };
+    let callers = Callers::new(NodeTokens::new(&config.data), reviewer);
     let certificates = certificates::Certificates {
         authority,
-        tokens: tokens.clone(),
+        callers: callers.clone(),
+        node_accounts: config.node_accounts,
         state: state.clone(),
         trust_domain: config.mesh.trust_domain.clone(),
     };
@@ -164,7 +177,7 @@ pub async fn run(
         stop: stop.clone(),
     };
     let services = listen::Services {
-        nodes: discovery(ads::Access::Token(tokens)),
+        nodes: discovery(ads::Access::Proven(callers)),
         local: discovery(ads::Access::Open),
         certificates,
     };

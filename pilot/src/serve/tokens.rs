@@ -61,7 +61,9 @@ pub enum TokenError {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Refused {
     /// No `authorization` header.
-    #[error("no token: send `authorization: Bearer` and the node's token (pilot node-token)")]
+    #[error(
+        "no token: send `authorization: Bearer` and the node's token (pilot node-token), or a service account's"
+    )]
     Missing,
     /// Something that is no token of ours.
     #[error("what stands in `authorization` is no node token")]
@@ -140,13 +142,8 @@ impl NodeTokens {
         }
     }
 
-    /// The node that makes a call.
-    pub(crate) fn authenticate(&self, headers: &MetadataMap) -> Result<String, Status> {
-        self.shown(headers)?.node()
-    }
-
     /// What a call shows, not yet believed.
-    pub(crate) fn shown(&self, headers: &MetadataMap) -> Result<ShownToken, Status> {
+    pub(crate) fn shown(&self, headers: &MetadataMap) -> Result<ShownToken, Refused> {
         let shown = headers.get("authorization").ok_or(Refused::Missing)?;
         let shown = shown.to_str().map_err(|_| Refused::Malformed)?;
         let scheme = shown.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("bearer "));
@@ -160,6 +157,16 @@ impl NodeTokens {
 }
 
 impl ShownToken {
+    /// Whether it has the form of a node's token. No other token has a colon (RFC 7519 §3).
+    pub(crate) fn is_of_node(&self) -> bool {
+        self.token.contains(':')
+    }
+
+    /// The token, for whoever can say whose it is.
+    pub(crate) fn text(&self) -> &str {
+        &self.token
+    }
+
     /// The node whose token it is at this moment.
     pub(crate) fn node(&self) -> Result<String, Status> {
         Ok(self.tokens.node_of(&self.token)?)
@@ -266,7 +273,8 @@ mod tests {
             if let Some(value) = value {
                 headers.insert("authorization", value.parse().unwrap());
             }
-            tokens.authenticate(&headers).map_err(|status| status.message().to_owned())
+            let shown = tokens.shown(&headers).map_err(|refused| refused.to_string())?;
+            shown.node().map_err(|status| status.message().to_owned())
         };
         assert_eq!(call(Some(format!("Bearer {token}"))), Ok("a".to_owned()));
         assert_eq!(call(Some(format!("bearer {token}"))), Ok("a".to_owned()));

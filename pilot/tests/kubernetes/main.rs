@@ -4,6 +4,7 @@
 
 mod pilot;
 mod server;
+mod tokens;
 
 use kube::api::DeleteParams;
 use serde_json::{Value, json};

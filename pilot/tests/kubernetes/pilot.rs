@@ -29,7 +29,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// Ended when dropped.
 pub(crate) struct Pilot {
     process: Child,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
     /// By what is served there: `tls`, `plain`, `debug`.
     addresses: HashMap<String, String>,
 }
@@ -68,7 +68,16 @@ impl Pilot {
         }
         // A pipe that nobody empties would stop pilot.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| println!("{line}")));
-        Self { process, _data: data, addresses }
+        Self { process, data, addresses }
+    }
+
+    pub(crate) fn address(&self, what: &str) -> &str {
+        &self.addresses[what]
+    }
+
+    /// By which it is known.
+    pub(crate) fn root(&self) -> String {
+        std::fs::read_to_string(self.data.path().join("root-cert.pem")).unwrap()
     }
 
     pub(crate) async fn debug(&self, path: &str) -> String {
