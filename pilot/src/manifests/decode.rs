@@ -23,7 +23,7 @@ pub(super) fn decode<T: DeserializeOwned>(
 }
 
 /// What went wrong, of either format.
-trait DecodeError: serde::de::Error {
+pub(super) trait DecodeError: serde::de::Error {
     /// The line, from 1, of the text that was read.
     fn line(&self) -> Option<usize>;
 }
