@@ -153,7 +153,7 @@ pub(crate) struct Verdict {
     pub dry_run: Vec<String>,
 }
 
-/// `/debug/syncz` of pilot.
+/// `/debug/clients` of pilot.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Syncz {

@@ -153,7 +153,7 @@ async fn explain(cli: &Cli, from: &str, to: &str) -> anyhow::Result<ExitCode> {
 /// Shows what answers, and says what does not.
 async fn status(cli: &Cli) -> anyhow::Result<ExitCode> {
     let mut failures = Vec::new();
-    let pilot = ask::get(&cli.pilot, "/debug/syncz").await;
+    let pilot = ask::get(&cli.pilot, "/debug/clients").await;
     let pilot = pilot.map_err(|error| failures.push(format!("{error:#}"))).ok();
     let mut daemons = Vec::new();
     for url in &cli.daemon {

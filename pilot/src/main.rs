@@ -163,7 +163,7 @@ struct Serve {
     /// Where processes of this machine connect without TLS.
     #[arg(long, default_value = "127.0.0.1:15010")]
     listen_plain: SocketAddr,
-    /// Where /debug/syncz, /debug/config, /metrics and /ready are.
+    /// Where /metrics, /ready and the pages below /debug are.
     #[arg(long, default_value = "127.0.0.1:15014")]
     listen_debug: SocketAddr,
     /// Service accounts of node daemons, as namespace/name: they get certificates in the names of their node's pods.

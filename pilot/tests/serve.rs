@@ -343,7 +343,7 @@ async fn a_folder_that_was_never_good_is_not_served_as_an_empty_one() {
     let held = BTreeMap::from([(WEB.to_owned(), "1".to_owned())]);
     let mut daemon = Daemon::connect(&pilot, &held).await;
     assert!(pilot.debug("/ready").await.starts_with("HTTP/1.1 503"));
-    pilot.debug_has("/debug/syncz", "\"errors\": 1").await;
+    pilot.debug_has("/debug/clients", "\"errors\": 1").await;
     pilot.write("shop.yaml", SHOP);
     assert_eq!(shown(&daemon.next().await), "Authorization + -");
     assert_eq!(shown(&daemon.next().await), format!("Address +{CART},{WEB} -"));
@@ -353,13 +353,13 @@ async fn a_folder_that_was_never_good_is_not_served_as_an_empty_one() {
 #[tokio::test]
 async fn a_stream_that_nothing_can_be_sent_on_costs_nothing() {
     let pilot = Pilot::start(&[("shop.yaml", "a: [")]);
-    pilot.debug_has("/debug/syncz", "\"errors\": 1").await;
+    pilot.debug_has("/debug/clients", "\"errors\": 1").await;
     let channel = Channel::from_shared(format!("http://{}", pilot.addresses["plain"])).unwrap();
     let channel = channel.connect().await.unwrap();
     let held = BTreeMap::new();
     let mut daemon =
         Daemon::subscribe(channel, None, &held, &[ADDRESS_TYPE]).await.expect("a stream");
-    pilot.debug_has("/debug/syncz", "\"connectedSince\"").await;
+    pilot.debug_has("/debug/clients", "\"connectedSince\"").await;
     // Longer than the wait for the other subscription.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let before = pilot.ticks();
@@ -421,7 +421,7 @@ async fn a_folder_that_is_replaced_is_followed() {
     };
     let next = replace("next", "10.0.0.8");
     fs::rename(&folder, pilot.dir.path().join("old")).unwrap();
-    pilot.debug_has("/debug/syncz", "reading the folder").await;
+    pilot.debug_has("/debug/clients", "reading the folder").await;
     fs::rename(next, &folder).unwrap();
     assert_eq!(shown(&daemon.next().await), format!("Address +{WEB} -"));
     pilot.write("shop.yaml", &SHOP.replace("10.0.0.1", "10.0.0.7"));
@@ -461,7 +461,7 @@ async fn a_refusal_is_kept_for_people_to_see() {
     let mut daemon = Daemon::connect(&pilot, &BTreeMap::new()).await;
     daemon.next().await;
     daemon.next_answered(Some(&format!("{WEB}: addresses: 3 bytes"))).await;
-    let syncz = pilot.debug_has("/debug/syncz", "addresses: 3 bytes").await;
+    let syncz = pilot.debug_has("/debug/clients", "addresses: 3 bytes").await;
     let body: serde_json::Value =
         serde_json::from_str(syncz.split_once("\r\n\r\n").unwrap().1).unwrap();
     let types = &body["clients"][0]["types"];
@@ -486,7 +486,7 @@ async fn over_tls_only_a_node_with_a_token_is_served() {
     }
     let mut daemon = Daemon::connect_tls(&pilot, Some(&token)).await.unwrap();
     assert_eq!(shown(&daemon.next().await), "Authorization + -");
-    let syncz = pilot.debug("/debug/syncz").await;
+    let syncz = pilot.debug("/debug/clients").await;
     assert!(syncz.contains("\"node\": \"node-a\""), "{syncz}");
 }
 
@@ -544,7 +544,7 @@ async fn a_node_gets_certificates_for_its_own_pods_only() {
     );
     // What the folder says a moment later counts at once.
     pilot.write("shop.yaml", &SHOP.replace("nodeName: node-a", "nodeName: node-b"));
-    pilot.debug_has("/debug/syncz", "\"generation\": 2").await;
+    pilot.debug_has("/debug/clients", "\"generation\": 2").await;
     assert_eq!(
         refused("web", "cluster.local", token).await,
         "no running pod on node node-a has the service account shop/web"

@@ -78,6 +78,10 @@ impl Metrics {
             .and_then(|builder| {
                 builder.set_buckets_for_metric(Matcher::Prefix("istio_".into()), ISTIO_BUCKETS)
             })
+            .and_then(|builder| {
+                let convergence = Matcher::Full("pilot_proxy_convergence_time".into());
+                builder.set_buckets_for_metric(convergence, SECONDS_BUCKETS)
+            })
             .map_err(|source| MetricsError::Buckets { source })?
             .build_recorder();
         let prometheus = recorder.handle();

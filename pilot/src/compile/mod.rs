@@ -13,6 +13,7 @@ mod peer_authentication;
 pub(crate) mod registry;
 mod selector;
 mod service;
+mod snapshot;
 pub mod status;
 pub mod waypoint;
 mod workload;
@@ -31,6 +32,7 @@ use proto::{
 use twox_hash::XxHash64;
 
 pub use mesh_config::MeshConfig;
+pub(crate) use snapshot::Snapshot;
 /// What routes of the Gateway API refer to, and what of them is followed.
 pub(crate) use waypoint::routes::gateway_api as route_rules;
 
@@ -163,7 +165,10 @@ impl NodeIdentities {
 
 /// Compiles everything.
 pub fn compile(manifests: &Manifests, config: &MeshConfig) -> Compiled {
-    let world = World::of(manifests, config);
+    compile_in(manifests, &World::of(manifests, config))
+}
+
+fn compile_in(manifests: &Manifests, world: &World) -> Compiled {
     let mut addresses = Resources::new();
     for host in world.registry.all().filter(|host| host.visibility != Visibility::Nobody) {
         addresses.insert(host.key().into(), address(address::Type::Service(world.service(host))));

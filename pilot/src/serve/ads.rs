@@ -1,7 +1,7 @@
 //! The aggregated discovery service: one task for each stream.
 //!
-//! In: requests and states. Out: responses, as [`Session`] decides. A client that is slow to read or to answer holds up
-//! its own stream only, and finds the newest state when it goes on.
+//! In: requests and views. Out: responses, as [`Session`] decides, by either protocol. A client that is slow to read or
+//! to answer holds up its own stream only, and finds the newest state when it goes on.
 
 use std::{
     pin::Pin,
@@ -9,12 +9,15 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use proto::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-    aggregated_discovery_service_server::AggregatedDiscoveryService,
+use proto::{
+    discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+        aggregated_discovery_service_server::AggregatedDiscoveryService,
+    },
+    envoy::envoy::config::core::v3::Node,
+    google::value::Kind,
 };
-use proto::google::value::Kind;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -22,18 +25,24 @@ use tracing::warn;
 
 use super::{
     clients::{Clients, Entry, Identification},
-    session::Session,
+    follow::{self, Newest, Waypoint},
+    session::{Audience, Event, Session},
     state::State,
+    view::View,
+    wire,
 };
 use crate::callers::{self, Callers, Proof};
+
+/// What the node id of a waypoint begins with.
+const WAYPOINT: &str = "waypoint~";
 
 /// Who may ask.
 #[derive(Clone, Debug)]
 pub(crate) enum Access {
     /// Whoever proves who it is.
     Proven(Callers),
-    /// Whoever can connect.
-    Open,
+    /// Whoever can connect; a token that is shown proves something nevertheless.
+    Open(Callers),
 }
 
 /// The service, for one listener.
@@ -42,6 +51,8 @@ pub(crate) struct Discovery {
     pub state: watch::Receiver<Option<Arc<State>>>,
     pub clients: Arc<Clients>,
     pub access: Access,
+    /// For compilations at the same time.
+    pub room: Arc<Semaphore>,
     pub stop: CancellationToken,
 }
 
@@ -54,22 +65,38 @@ impl AggregatedDiscoveryService for Discovery {
 
     async fn stream_aggregated_resources(
         &self,
-        _: Request<Streaming<DiscoveryRequest>>,
+        request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("only delta discovery is served"))
+        self.open(request).await
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        self.open(request).await
+    }
+}
+
+/// Where a client's views come from.
+enum Views {
+    Daemon { states: watch::Receiver<Option<Arc<State>>>, view: Option<Arc<View>> },
+    Waypoint(Newest),
+}
+
+impl Discovery {
+    async fn open<R: wire::Request>(
+        &self,
+        request: Request<Streaming<R>>,
+    ) -> Result<Response<Responses<R::Response>>, Status> {
+        let certificates = request.peer_certs();
+        let shown = certificates.as_ref().map(|all| all.as_slice());
         let proof = match &self.access {
-            Access::Proven(callers) => {
-                let certificates = request.peer_certs();
-                let shown = certificates.as_ref().map(|all| all.as_slice());
+            Access::Proven(callers) => Some(callers.prove(request.metadata(), shown).await?),
+            Access::Open(callers) if request.metadata().contains_key("authorization") => {
                 Some(callers.prove(request.metadata(), shown).await?)
             }
-            Access::Open => None,
+            Access::Open(_) => None,
         };
         let node = proof.as_ref().and_then(|proof| proof.caller().node()).map(str::to_owned);
         let address = request.remote_addr();
@@ -79,10 +106,10 @@ impl AggregatedDiscoveryService for Discovery {
         tokio::spawn(async move {
             let mut requests = request.into_inner();
             let who = Identification {
-                id: String::new(),
                 authenticated: proof.is_some(),
                 node: node.unwrap_or_default(),
                 address,
+                ..Identification::default()
             };
             let ended = tokio::select! {
                 ended = service.stream(who, proof, &mut requests, &responses) => ended,
@@ -95,42 +122,55 @@ impl AggregatedDiscoveryService for Discovery {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
-}
 
-type Outgoing = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
-
-impl Discovery {
-    async fn stream(
+    async fn stream<R: wire::Request>(
         &self,
         mut who: Identification,
         proof: Option<Proof>,
-        requests: &mut Streaming<DeltaDiscoveryRequest>,
-        responses: &Outgoing,
+        requests: &mut Streaming<R>,
+        responses: &mpsc::Sender<Result<R::Response, Status>>,
     ) -> Result<(), Status> {
         let Some(first) = requests.message().await? else { return Ok(()) };
-        identify(&mut who, &first);
+        let said = first.node().cloned().unwrap_or_default();
+        who.describe(&said);
         if let Some(proof) = &proof {
             callers::may_call_itself(proof.caller(), &who.id).map_err(|reason| {
                 warn!(caller = %proof.caller(), reason, "refusing an xds stream");
                 Status::permission_denied(reason)
             })?;
         }
+        if !who.authenticated {
+            // A client on loopback says itself which node it is on.
+            who.node = text(&said, "NODE_NAME");
+        }
+        let is_waypoint = said.id.starts_with(WAYPOINT);
+        let audience = if is_waypoint { Audience::Waypoint } else { Audience::Daemon };
+        let mut session = Session::new(audience, R::PROTOCOL, &who.node);
+        let mut views = if is_waypoint {
+            let caller = proof.as_ref().map(|proof| proof.caller().clone());
+            let waypoint = Waypoint { node: said, caller };
+            let room = Arc::clone(&self.room);
+            Views::Waypoint(follow::follow(waypoint, self.state.clone(), room))
+        } else {
+            Views::Daemon { states: self.state.clone(), view: None }
+        };
         let entry = self.clients.enter(who);
-        let mut session = Session::default();
         take(&mut session, &entry, first)?;
-        let mut state = self.state.clone();
         loop {
-            let current = state.borrow_and_update().clone();
+            let current = views.current()?;
+            if let Some(view) = current.as_ref().filter(|_| session.looks_up()) {
+                make_index(&view.state).await;
+            }
             while let Some(push) =
-                current.as_ref().and_then(|current| session.next(current, Instant::now()))
+                current.as_ref().and_then(|view| session.next(view, Instant::now()))
             {
                 let Ok(room) = responses.reserve().await else { return Ok(()) };
                 // A token that was revoked since ends the stream that it began.
                 if let Some(proof) = &proof {
                     proof.holds(SystemTime::now())?;
                 }
-                entry.sent(&push);
-                room.send(Ok(push.message));
+                entry.sent(&push, current.as_ref());
+                room.send(Ok(R::response(push)));
             }
             let timeout = async {
                 // Without a state there is nothing to hold back, and a moment that has passed would come at once again.
@@ -144,7 +184,7 @@ impl Discovery {
                     Some(request) => take(&mut session, &entry, request)?,
                     None => return Ok(()),
                 },
-                changed = state.changed() => if changed.is_err() {
+                changed = views.changed() => if changed.is_err() {
                     return Err(Status::unavailable("pilot is stopping"));
                 },
                 () = timeout => {}
@@ -153,12 +193,55 @@ impl Discovery {
     }
 }
 
-fn take(
+impl Views {
+    /// The newest one; none before there is a state.
+    fn current(&mut self) -> Result<Option<Arc<View>>, Status> {
+        match self {
+            Self::Daemon { states, view } => {
+                let state = states.borrow_and_update().clone();
+                let is_old = |view: &Arc<View>| {
+                    state.as_ref().is_some_and(|state| !Arc::ptr_eq(&view.state, state))
+                };
+                if view.as_ref().is_none_or(is_old) {
+                    *view = state.map(|state| Arc::new(View::of_daemon(state)));
+                }
+                Ok(view.clone())
+            }
+            Self::Waypoint(newest) => newest.borrow_and_update().clone().transpose(),
+        }
+    }
+
+    async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        match self {
+            Self::Daemon { states, .. } => states.changed().await,
+            Self::Waypoint(newest) => newest.changed().await,
+        }
+    }
+}
+
+/// Reading every workload takes a while, in which a thread of the runtime would serve nobody.
+async fn make_index(state: &Arc<State>) {
+    if state.lacks_index() {
+        let state = Arc::clone(state);
+        // If it fails, the session makes it itself.
+        tokio::task::spawn_blocking(move || {
+            state.index();
+        })
+        .await
+        .ok();
+    }
+}
+
+fn take<R: wire::Request>(
     session: &mut Session,
     entry: &Entry<'_>,
-    request: DeltaDiscoveryRequest,
+    request: R,
 ) -> Result<(), Status> {
-    match session.handle(request, Instant::now()) {
+    let Some(ask) = request.ask(session) else {
+        entry.event(Event::Stale);
+        return Ok(());
+    };
+    match session.handle(ask, Instant::now()) {
         Ok(event) => {
             entry.event(event);
             Ok(())
@@ -170,14 +253,11 @@ fn take(
     }
 }
 
-/// A client on loopback says itself which node it is on.
-fn identify(who: &mut Identification, first: &DeltaDiscoveryRequest) {
-    let Some(node) = &first.node else { return };
-    who.id.clone_from(&node.id);
-    let named = node.metadata.as_ref().and_then(|metadata| metadata.fields.get("NODE_NAME"));
-    if let Some(Kind::StringValue(name)) = named.and_then(|value| value.kind.as_ref())
-        && !who.authenticated
-    {
-        who.node.clone_from(name);
+/// A text of a node's metadata.
+pub(crate) fn text(node: &Node, key: &str) -> String {
+    let value = node.metadata.as_ref().and_then(|metadata| metadata.fields.get(key));
+    match value.and_then(|value| value.kind.as_ref()) {
+        Some(Kind::StringValue(text)) => text.clone(),
+        _ => String::new(),
     }
 }

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -14,9 +14,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    clients::{Clients, timestamp},
+    clients::{Client, Clients, timestamp},
+    dump,
     publish::Loaded,
     state::State,
+    view::View,
 };
 use crate::{
     compile::ResourceType,
@@ -25,6 +27,9 @@ use crate::{
 
 /// A peer that connects and asks nothing.
 const HEADER_LIMIT: Duration = Duration::from_secs(2);
+
+const PAGES: &str = "there are /debug/syncz, /debug/clients, /debug/config, /debug/config_dump?proxy=, \
+                     /debug/endpointz?proxy=, /metrics and /ready\n";
 
 /// What the page shows.
 #[derive(Clone)]
@@ -49,8 +54,8 @@ pub(crate) async fn serve(listener: TcpListener, page: Page, stop: CancellationT
         let page = page.clone();
         let connection = async move {
             let answer = service_fn(|request| {
-                let response = page.answer(&request);
-                async { Ok::<_, Infallible>(response) }
+                let page = page.clone();
+                async move { Ok::<_, Infallible>(page.answer(&request).await) }
             });
             let mut server = http1::Builder::new();
             let served = server.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
@@ -63,25 +68,59 @@ pub(crate) async fn serve(listener: TcpListener, page: Page, stop: CancellationT
 }
 
 impl Page {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
         match request.uri().path() {
             "/debug/syncz" => json_response(&self.syncz()),
+            "/debug/clients" => json_response(&self.clients()),
             "/debug/config" => json_response(&self.config()),
+            "/debug/config_dump" => self.dump(request.uri(), dump::config).await,
+            "/debug/endpointz" => self.dump(request.uri(), dump::endpoints).await,
             "/metrics" => text(StatusCode::OK, self.metrics.render(Exposition::Prometheus)),
             "/ready" if self.state.borrow().is_some() => text(StatusCode::OK, "ready\n"),
             "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "no good configuration yet\n"),
-            _ => text(
-                StatusCode::NOT_FOUND,
-                "there are /debug/syncz, /debug/config, /metrics and /ready\n",
-            ),
+            _ => text(StatusCode::NOT_FOUND, PAGES),
+        }
+    }
+
+    /// How far each client is, as istiod says it.
+    fn syncz(&self) -> Value {
+        self.clients.list().iter().map(Client::sync_status).collect()
+    }
+
+    /// What a client has: the one that `proxy=` names.
+    async fn dump(
+        &self,
+        uri: &Uri,
+        of: impl FnOnce(&View) -> anyhow::Result<Value> + Send + 'static,
+    ) -> Response<Full<Bytes>> {
+        let named = uri.query().and_then(|query| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.find(|(key, _)| matches!(*key, "proxy" | "proxyID"))
+        });
+        let Some((_, proxy)) = named else {
+            return text(
+                StatusCode::BAD_REQUEST,
+                "say whose: ?proxy=POD.NAMESPACE or its node id\n",
+            );
+        };
+        let proxy = proxy.replace("%7E", "~");
+        let Some(client) = self.clients.find(&proxy) else {
+            return text(StatusCode::NOT_FOUND, format!("no client {proxy} is connected\n"));
+        };
+        let Some(view) = client.view().cloned() else { return json_response(&json!({})) };
+        // Large ones take a while, in which a thread of the runtime would serve nobody.
+        match tokio::task::spawn_blocking(move || of(&view)).await {
+            Ok(Ok(value)) => json_response(&value),
+            Ok(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
 
     /// Who has what.
-    fn syncz(&self) -> Value {
+    fn clients(&self) -> Value {
         let attempt = self.loaded.last();
         json!({
             "published": self.published(),

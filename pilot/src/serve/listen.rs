@@ -5,6 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use proto::{
     ca::istio_certificate_service_server::IstioCertificateServiceServer,
     discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
+    envoy::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer,
 };
 use rustls::ServerConfig;
 use tokio::{
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
 use tracing::{debug, warn};
 
-use super::{ServeError, ads::Discovery, certificates::Certificates};
+use super::{ServeError, ads::Discovery, certificates::Certificates, sds::Secrets};
 
 /// A reconnecting daemon lists every resource it holds: 100,000 names take some megabytes.
 const MAX_REQUEST_BYTES: usize = 200 * 1024 * 1024;
@@ -42,6 +43,7 @@ pub(crate) struct Services {
     /// Discovery for processes of this machine.
     pub local: Discovery,
     pub certificates: Certificates,
+    pub secrets: Secrets,
 }
 
 /// Serves nodes.
@@ -52,7 +54,7 @@ pub(crate) async fn serve_tls(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let incoming = handshakes(listener, TlsAcceptor::from(tls), stop.clone());
-    router(services.nodes, services.certificates)
+    router(services.nodes, services.certificates, services.secrets)
         .serve_with_incoming_shutdown(incoming, stop.cancelled())
         .await
         .map_err(|source| ServeError::Server { what: "TLS", source })
@@ -65,13 +67,13 @@ pub(crate) async fn serve_plain(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let incoming = TcpListenerStream::new(listener).map(|accepted| accepted.inspect(no_delay));
-    router(services.local, services.certificates)
+    router(services.local, services.certificates, services.secrets)
         .serve_with_incoming_shutdown(incoming, stop.cancelled())
         .await
         .map_err(|source| ServeError::Server { what: "loopback", source })
 }
 
-fn router(discovery: Discovery, certificates: Certificates) -> Router {
+fn router(discovery: Discovery, certificates: Certificates, secrets: Secrets) -> Router {
     let discovery = AggregatedDiscoveryServiceServer::new(discovery)
         .max_decoding_message_size(MAX_REQUEST_BYTES);
     Server::builder()
@@ -79,6 +81,7 @@ fn router(discovery: Discovery, certificates: Certificates) -> Router {
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .add_service(discovery)
         .add_service(IstioCertificateServiceServer::new(certificates))
+        .add_service(SecretDiscoveryServiceServer::new(secrets))
 }
 
 /// Connections whose handshake is done, each made in a task of its own so that none waits for a slow one.

@@ -1,24 +1,45 @@
 //! Hands out what was compiled, and certificates.
 //!
-//! In: [`ServeConfig`]. Out: a running control plane: delta ADS and the certificate service on TLS and on loopback,
-//! and a page for people. [`run`] returns when it was told to stop or cannot go on.
+//! In: [`ServeConfig`]. Out: a running control plane: discovery for daemons and waypoints and the certificate service, on
+//! TLS and on loopback, and a page for people. [`run`] returns when it was told to stop or cannot go on.
 
 mod ads;
 mod certificates;
 mod clients;
 mod debug;
+mod dump;
+mod follow;
+#[cfg(test)]
+mod follow_tests;
 mod listen;
+mod lookup;
+#[cfg(test)]
+mod lookup_tests;
 mod publish;
+mod sds;
+mod secrets;
 mod session;
 #[cfg(test)]
 mod session_tests;
+#[cfg(test)]
+mod sotw_tests;
 mod state;
+mod subscription;
 mod tokens;
+mod types;
+mod view;
+#[cfg(test)]
+mod waypoint_session_tests;
+mod wire;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc, time::Duration};
 
 use mesh::telemetry::Metrics;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -170,16 +191,27 @@ pub async fn run(
         state: state.clone(),
         trust_domain: config.mesh.trust_domain.clone(),
     };
+    let secrets = sds::Secrets {
+        authority: certificates.authority.clone(),
+        callers: callers.clone(),
+        state: state.clone(),
+        trust_domain: config.mesh.trust_domain.clone(),
+        stop: stop.clone(),
+    };
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let room = Arc::new(Semaphore::new(cores));
     let discovery = |access| ads::Discovery {
         state: state.clone(),
         clients: Arc::clone(&clients),
         access,
+        room: Arc::clone(&room),
         stop: stop.clone(),
     };
     let services = listen::Services {
-        nodes: discovery(ads::Access::Proven(callers)),
-        local: discovery(ads::Access::Open),
+        nodes: discovery(ads::Access::Proven(callers.clone())),
+        local: discovery(ads::Access::Open(callers)),
         certificates,
+        secrets,
     };
     let page = debug::Page { state: state.clone(), loaded: Arc::clone(&loaded), clients, metrics };
 

@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 
 use super::{ServeError, state::State};
 use crate::{
-    compile::{MeshConfig, ResourceType, compile},
+    compile::{MeshConfig, ResourceType, Snapshot},
     jwks::{self, Fetcher, KeySets, Location},
     kubernetes,
     manifests::{Folder, Manifests, Problem, Severity},
@@ -335,9 +335,10 @@ impl Reloader {
             *known = wanted;
             news
         });
-        let compiled = compile(manifests, &config);
+        let snapshot = Arc::new(Snapshot::of(manifests.clone(), &config));
+        let compiled = snapshot.compiled();
         let previous = self.publisher.borrow().clone();
-        let state = State::after(previous.as_deref(), compiled, at);
+        let state = State::after(previous.as_deref(), snapshot, compiled, at);
         let [addresses, authorizations] =
             ResourceType::ALL.map(|of| state.compiled.resources(of).len());
         let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::SystemTime,
 };
 
 use twox_hash::XxHash64;
 
-use crate::compile::{Compiled, Resource, ResourceType, Resources};
+use super::{follow::Configurations, lookup::Index};
+use crate::compile::{Compiled, Resource, ResourceType, Resources, Snapshot};
 
 /// What daemons are to have: never changes.
 #[derive(Debug)]
@@ -18,6 +19,12 @@ pub(crate) struct State {
     /// When it was compiled.
     pub at: SystemTime,
     pub compiled: Compiled,
+    /// What it was compiled from, for clients that are sent something of their own.
+    pub snapshot: Arc<Snapshot>,
+    /// What waypoints are sent, as far as they have asked.
+    pub configurations: Configurations,
+    /// Made when the first client needs it.
+    index: OnceLock<Index>,
     /// One word for all resources of a type: equal for equal content.
     digests: BTreeMap<ResourceType, String>,
     /// What the state before differs in; most clients hold that one.
@@ -35,7 +42,12 @@ pub(crate) struct Changes {
 
 impl State {
     /// The state that follows `previous`.
-    pub(crate) fn after(previous: Option<&Self>, compiled: Compiled, at: SystemTime) -> Self {
+    pub(crate) fn after(
+        previous: Option<&Self>,
+        snapshot: Arc<Snapshot>,
+        compiled: Compiled,
+        at: SystemTime,
+    ) -> Self {
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         let mut changes = BTreeMap::new();
         let mut digests = BTreeMap::new();
@@ -46,7 +58,13 @@ impl State {
             }
             digests.insert(of, digest(resources));
         }
-        Self { generation, at, compiled, digests, changes }
+        let index = OnceLock::new();
+        if previous.is_some_and(|previous| previous.index.get().is_some()) {
+            // There are clients that need it: better made here than where they wait.
+            index.get_or_init(|| Index::of(&compiled.addresses));
+        }
+        let configurations = Configurations::default();
+        Self { generation, at, compiled, snapshot, configurations, index, digests, changes }
     }
 
     /// Whether it differs at all from the one before.
@@ -58,6 +76,16 @@ impl State {
     /// One word for all resources of a type.
     pub(crate) fn digest(&self, of: ResourceType) -> &str {
         &self.digests[&of]
+    }
+
+    /// Whether nobody has needed [`State::index`] yet, which takes a while then.
+    pub(crate) fn lacks_index(&self) -> bool {
+        self.index.get().is_none()
+    }
+
+    /// What resources are found by besides their names.
+    pub(crate) fn index(&self) -> &Index {
+        self.index.get_or_init(|| Index::of(&self.compiled.addresses))
     }
 
     /// How this state differs from `older`.
@@ -73,7 +101,7 @@ impl State {
 
 impl Changes {
     /// Walks both once: names are sorted on each side.
-    fn between(older: &Resources, newer: &Resources) -> Self {
+    pub(crate) fn between(older: &Resources, newer: &Resources) -> Self {
         let mut changes = Self::default();
         let mut old = older.iter().peekable();
         for (name, resource) in newer {
@@ -90,7 +118,8 @@ impl Changes {
     }
 }
 
-fn digest(resources: &Resources) -> String {
+/// One word for all resources: equal for equal content.
+pub(crate) fn digest(resources: &Resources) -> String {
     let mut words = Vec::with_capacity(resources.len() * 16);
     for (name, Resource { hash, .. }) in resources {
         words.extend_from_slice(&XxHash64::oneshot(0, name.as_bytes()).to_le_bytes());

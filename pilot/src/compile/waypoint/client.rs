@@ -24,7 +24,7 @@ use crate::{
 const HASHABLE_TEXT: [u32; 3] = [1, 29, 2];
 
 /// A proxy that asks for its configuration.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Client {
     /// The namespace of its pod.
     pub namespace: String,
@@ -53,7 +53,7 @@ pub struct Client {
 }
 
 /// What an Envoy was built with.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Build {
     /// With Istio's extensions.
     #[default]
@@ -172,7 +172,7 @@ impl Client {
     }
 
     /// The addresses that stand for all of its own, one for each family.
-    pub(super) fn wildcards(&self) -> impl Iterator<Item = IpAddr> {
+    pub(in crate::compile) fn wildcards(&self) -> impl Iterator<Item = IpAddr> {
         let v4 = self.has_ipv4().then_some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let v6 = self.has_ipv6().then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
         v4.into_iter().chain(v6)

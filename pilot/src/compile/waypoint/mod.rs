@@ -45,6 +45,11 @@ pub const ASSIGNMENT_TYPE: &str =
 pub const LISTENER_TYPE: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 /// Type URL of extensions.
 pub const EXTENSION_TYPE: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
+/// Type URL of routes by themselves.
+pub const ROUTE_TYPE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+/// Type URL of certificates and roots.
+pub const SECRET_TYPE: &str =
+    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 
 /// All that a waypoint is sent.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -109,7 +114,7 @@ pub fn of_gateway(
     Some(compile(&context))
 }
 
-fn compile(context: &Context<'_>) -> WaypointConfig {
+pub(in crate::compile) fn compile(context: &Context<'_>) -> WaypointConfig {
     let mut listeners = listeners::listeners(context);
     listeners.push(chains::main_internal(context));
     let mut config = WaypointConfig {
@@ -125,4 +130,4 @@ fn compile(context: &Context<'_>) -> WaypointConfig {
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -96,11 +96,13 @@ spec: {nodeName: node-c, containers: [{name: c}]}
 status: {phase: Running, podIP: 10.1.2.10, conditions: [{type: Ready, status: 'True'}]}
 ";
 
-fn node() -> Node {
+/// The Envoy of the waypoint `shop/wp`.
+pub(crate) fn node() -> Node {
     Node { id: "waypoint~10.1.0.2~wp-1.shop~shop.svc.cluster.local".into(), ..Node::default() }
 }
 
-fn manifests(more: &str) -> Manifests {
+/// A mesh whose namespace `shop` has a waypoint, and more.
+pub(crate) fn manifests(more: &str) -> Manifests {
     let mut problems = Vec::new();
     let text = format!("{MESH}\n---\n{more}");
     let resources = read_text(&Arc::from(Path::new("mesh.yaml")), &text, &mut problems);
