@@ -79,6 +79,12 @@ impl Policies {
     }
 }
 
+/// Whether any connection can match what a daemon is sent: a clause whose matches are all empty never fires.
+pub(crate) fn can_fire(policy: &Object<AuthorizationPolicy>) -> bool {
+    let fires = |clause: &Clause| clause.matches.iter().any(|one| *one != Match::default());
+    rules(policy).iter().any(|rule| rule.clauses.iter().all(fires))
+}
+
 fn rules(policy: &Object<AuthorizationPolicy>) -> Vec<security::Rule> {
     let rules = policy.spec.rules.iter().flatten();
     let enforceable = rules.filter(|rule| match policy.spec.action {

@@ -31,6 +31,7 @@ use proto::{
 };
 use twox_hash::XxHash64;
 
+pub(crate) use authorization::can_fire;
 pub use mesh_config::MeshConfig;
 pub(crate) use snapshot::Snapshot;
 /// What routes of the Gateway API refer to, and what of them is followed.

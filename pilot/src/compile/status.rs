@@ -42,6 +42,10 @@ pub struct Statuses {
     pub services: BTreeMap<String, Vec<Condition>>,
     /// Statuses of ServiceEntries.
     pub entries: BTreeMap<String, EntryStatus>,
+    /// The waypoints of Services, as `namespace/name` of their Gateways.
+    pub service_waypoints: BTreeMap<String, String>,
+    /// Those of ServiceEntries.
+    pub entry_waypoints: BTreeMap<String, String>,
 }
 
 /// Says what the statuses of Services and ServiceEntries are to say.
@@ -50,7 +54,15 @@ pub fn statuses(manifests: &Manifests, config: &MeshConfig) -> Statuses {
     let mut statuses = Statuses::default();
     for host in world.registry.all() {
         let key = format!("{}/{}", host.meta.namespace, host.meta.name);
-        let mut bound = bound(world.waypoints.of_host(host));
+        let attached = world.waypoints.of_host(host);
+        if let Ok(Some(attachment)) = &attached {
+            let waypoints = match &host.origin {
+                Origin::Kubernetes(_) => &mut statuses.service_waypoints,
+                Origin::Entry(_) => &mut statuses.entry_waypoints,
+            };
+            waypoints.insert(key.clone(), attachment.gateway.clone());
+        }
+        let mut bound = bound(attached);
         match &host.origin {
             Origin::Kubernetes(_) => {
                 if !bound.is_empty() {

@@ -1,16 +1,19 @@
 //! An API server of Kubernetes as a source of manifests, beside a folder.
 //!
 //! In: a kubeconfig, or the surroundings of a pod. Out: `Source`, which holds what the server said last of every
-//! kind that is served and says when that has changed. Decides nothing about the mesh, and writes nothing.
+//! kind that is served and says when that has changed; and [`Source::writer`], which writes statuses back. Decides nothing about the mesh.
 
 mod definitions;
 mod link;
 mod objects;
 mod raw;
+mod seen;
 mod source;
 mod watch;
+mod writing;
 
 pub(crate) use source::Source;
+pub(crate) use writing::Served;
 
 use std::path::{Path, PathBuf};
 

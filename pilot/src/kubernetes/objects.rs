@@ -9,7 +9,11 @@ use std::{
     mem,
 };
 
-use crate::manifests::{Kind, Manifests, Problem, Resource};
+use super::seen::{Seen, is_reported};
+use crate::{
+    manifests::{Kind, Manifests, Problem, Resource, Severity},
+    status::Key,
+};
 
 /// Namespace, empty for a kind that has none, and name.
 pub(super) type Name = (Box<str>, Box<str>);
@@ -23,6 +27,15 @@ pub(super) struct Decoded {
     /// What counts in place of a bad object that never was good.
     pub stand_in: Option<Resource>,
     pub problems: Vec<Problem>,
+    pub seen: Seen,
+}
+
+/// An object that is refused.
+#[derive(Clone, Debug)]
+pub(super) struct Refused {
+    pub reason: String,
+    /// What was refused: the object may be another by now.
+    pub seen: Seen,
 }
 
 /// What happened to the objects of a kind.
@@ -72,6 +85,7 @@ struct Entry {
     good: Option<Resource>,
     stand_in: Option<Resource>,
     problems: Vec<Problem>,
+    seen: Seen,
 }
 
 impl Objects {
@@ -148,11 +162,43 @@ impl Objects {
         (manifests, problems)
     }
 
+    /// What an object looks like.
+    pub(super) fn seen(&self, (kind, namespace, name): &Key) -> Option<&Seen> {
+        let name: Name = ((&**namespace).into(), (&**name).into());
+        self.kinds.get(kind)?.objects.get(&name).map(|entry| &entry.seen)
+    }
+
+    /// Whether a list of a kind has been whole once.
+    pub(super) fn has_listed(&self, kind: Kind) -> bool {
+        self.kinds.get(&kind).is_some_and(|held| held.listed)
+    }
+
+    /// All objects with a status that is ours to write.
+    pub(super) fn all_reported(&self) -> impl Iterator<Item = Key> {
+        let kinds = self.kinds.iter().filter(|(kind, _)| is_reported(**kind));
+        kinds.flat_map(|(kind, held)| held.objects.keys().map(|name| key(*kind, name)))
+    }
+
+    /// The objects that are refused, and why.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (Key, Refused)> {
+        self.kinds.iter().flat_map(|(kind, held)| {
+            let bad = held.objects.iter().filter(|(_, entry)| entry.is_bad());
+            bad.map(|(name, entry)| {
+                (key(*kind, name), Refused { reason: entry.reasons(), seen: entry.seen.clone() })
+            })
+        })
+    }
+
     /// How many objects of each kind are bad.
     pub(super) fn bad(&self) -> HashMap<Kind, usize> {
         let bad = |held: &Held| held.objects.values().filter(|one| one.is_bad()).count();
         self.kinds.iter().map(|(kind, held)| (*kind, bad(held))).collect()
     }
+}
+
+/// How statuses name an object.
+pub(super) fn key(kind: Kind, (namespace, name): &Name) -> Key {
+    (kind, (&**namespace).into(), (&**name).into())
 }
 
 impl Entry {
@@ -161,17 +207,35 @@ impl Entry {
     }
 
     fn is_bad(&self) -> bool {
-        self.problems.iter().any(|one| one.severity == crate::manifests::Severity::Error)
+        self.problems.iter().any(|one| one.severity == Severity::Error)
+    }
+
+    /// What is wrong with it, for people.
+    fn reasons(&self) -> String {
+        let errors = self.problems.iter().filter(|one| one.severity == Severity::Error);
+        let errors = errors.map(|one| match &*one.field {
+            "" => one.reason.clone(),
+            field => format!("{field}: {}", one.reason),
+        });
+        errors.collect::<Vec<_>>().join("; ")
     }
 }
 
 impl Decoded {
     /// What is held of the object from now on.
     fn after(self, before: Option<&Entry>) -> (Name, Entry, Came) {
-        let came = if before.is_some() { Came::Update } else { Came::Add };
+        let came = match before {
+            Some(before) if before.seen.digest == self.seen.digest => Came::Nothing,
+            Some(_) => Came::Update,
+            None => Came::Add,
+        };
         let last_good = || before.and_then(|before| before.good.clone());
         let good = self.resource.or_else(last_good);
-        (self.name, Entry { good, stand_in: self.stand_in, problems: self.problems }, came)
+        (
+            self.name,
+            Entry { good, stand_in: self.stand_in, problems: self.problems, seen: self.seen },
+            came,
+        )
     }
 }
 
@@ -187,8 +251,9 @@ mod tests {
     fn decoded(kind: Kind, value: Value) -> Decoded {
         let name = value["metadata"]["name"].as_str().unwrap().into();
         let mut problems = Vec::new();
+        let seen = Seen::of(kind, &value);
         let resource = read_object(kind, value, &Arc::from(Path::new("api")), &mut problems);
-        Decoded { name: ("shop".into(), name), resource, stand_in: None, problems }
+        Decoded { name: ("shop".into(), name), resource, stand_in: None, problems, seen }
     }
 
     fn policy(name: &str, action: &str) -> Decoded {

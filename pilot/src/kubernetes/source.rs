@@ -4,7 +4,8 @@
 //! it said last stays; before it has said everything once, there are none.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    mem,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -20,28 +21,39 @@ use tracing::info;
 use super::{
     definitions,
     link::Link,
-    objects::{Came, Change, Decoded, Objects},
+    objects::{Came, Change, Decoded, Objects, key},
     raw::Raw,
+    seen::{Seen, is_reported},
     watch::watch,
+    writing::StatusWriter,
 };
-use crate::manifests::{Kind, Manifests, Problem, read_object, stand_in};
+use crate::{
+    manifests::{Kind, Manifests, Problem, read_object, stand_in},
+    status::Key,
+};
 
 /// Where an object stands that is in no file.
 const PLACE: &str = "kubernetes";
 
 /// A watched API server. Its watches end with it.
 pub(crate) struct Source {
+    client: Client,
     shared: Arc<Shared>,
     _watches: JoinSet<()>,
 }
 
 /// What all watches write.
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     place: Arc<Path>,
     objects: Mutex<Objects>,
     /// Something that is published has changed.
     news: Notify,
+    /// Where the objects of each kind are.
+    resources: Mutex<HashMap<Kind, ApiResource>>,
+    /// Objects whose status may have changed since somebody asked: each once.
+    reported: Mutex<HashSet<Key>>,
+    reports: Notify,
     link: Link,
 }
 
@@ -52,6 +64,9 @@ impl Source {
             place: Path::new(PLACE).into(),
             objects: Mutex::default(),
             news: Notify::new(),
+            resources: Mutex::default(),
+            reported: Mutex::default(),
+            reports: Notify::new(),
             link: Link::new(),
         });
         let mut watches = JoinSet::new();
@@ -60,11 +75,18 @@ impl Source {
             watches.spawn(async move { shared.link.probe(client).await });
         }
         for (kind, resource) in definitions::builtin() {
-            shared.lock().expect(kind);
+            shared.expect(kind, &resource);
             watches.spawn(watch_kind(Arc::clone(&shared), client.clone(), kind, resource));
         }
-        watches.spawn(watch_definitions(Arc::clone(&shared), client));
-        Self { shared, _watches: watches }
+        watches.spawn(watch_definitions(Arc::clone(&shared), client.clone()));
+        Self { client, shared, _watches: watches }
+    }
+
+    /// What writes the statuses of the watched objects. The Lease by which one of several pilots does is in
+    /// `root_namespace`.
+    pub(crate) fn writer(&self, root_namespace: &str) -> StatusWriter {
+        let shared = Arc::clone(&self.shared);
+        StatusWriter::new(self.client.clone(), shared, root_namespace.to_owned())
     }
 
     /// Waits for a change.
@@ -93,7 +115,38 @@ impl Source {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Objects> {
+    /// Waits until a status may have changed.
+    pub(super) async fn reported(&self) {
+        self.reports.notified().await;
+    }
+
+    /// The objects whose status may have changed since this was last called.
+    pub(super) fn take_reported(&self) -> HashSet<Key> {
+        mem::take(&mut *self.reported.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where the objects of a kind are, if the server has it.
+    pub(super) fn resource(&self, kind: Kind) -> Option<ApiResource> {
+        self.resources.lock().unwrap_or_else(PoisonError::into_inner).get(&kind).cloned()
+    }
+
+    fn expect(&self, kind: Kind, resource: &ApiResource) {
+        let mut resources = self.resources.lock().unwrap_or_else(PoisonError::into_inner);
+        resources.insert(kind, resource.clone());
+        self.lock().expect(kind);
+    }
+
+    fn forget(&self, kind: Kind) {
+        self.resources.lock().unwrap_or_else(PoisonError::into_inner).remove(&kind);
+        self.lock().forget(kind);
+    }
+
+    fn report(&self, keys: impl IntoIterator<Item = Key>) {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner).extend(keys);
+        self.reports.notify_one();
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Objects> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -107,7 +160,18 @@ impl Shared {
         };
         // Nothing that is listed counts before the list is whole.
         let is_news = !matches!(change, Change::ListBegins | Change::Listed(_));
+        let one = match &change {
+            Change::Applied(decoded) => Some(key(kind, &decoded.name)),
+            Change::Deleted(name) => Some(key(kind, name)),
+            Change::ListBegins | Change::Listed(_) | Change::ListEnds => None,
+        };
+        let list_ends = matches!(change, Change::ListEnds);
         let came = self.lock().apply(kind, change);
+        if is_reported(kind) && is_news {
+            let listed = list_ends.then(|| self.lock().all_reported().collect::<Vec<_>>());
+            let listed = listed.into_iter().flatten().filter(|(of, ..)| *of == kind);
+            self.report(one.into_iter().chain(listed));
+        }
         let event = match came {
             Came::Add => "add",
             Came::Update => "update",
@@ -123,6 +187,7 @@ impl Shared {
 
     fn decode(&self, kind: Kind, raw: Raw) -> Decoded {
         let name = raw.name();
+        let seen = Seen::of(kind, &raw.value);
         let mut problems = Vec::new();
         // Taken apart a second time only if it is bad; others than policies need not be.
         let object = kind.is_closing().then(|| raw.value.clone());
@@ -131,7 +196,7 @@ impl Shared {
             (None, Some(object)) => stand_in(kind, &name.0, &name.1, &object, &self.place),
             (Some(_), _) | (None, None) => None,
         };
-        Decoded { name, resource, stand_in, problems }
+        Decoded { name, resource, stand_in, problems, seen }
     }
 }
 
@@ -201,7 +266,7 @@ impl Watches {
             return;
         }
         info!(kind = kind.name(), version = %resource.api_version, "watching");
-        self.shared.lock().expect(kind);
+        self.shared.expect(kind, &resource);
         let shared = Arc::clone(&self.shared);
         let watching = watch_kind(shared, self.client.clone(), kind, resource.clone());
         let task = self.tasks.spawn(watching);
@@ -214,7 +279,7 @@ impl Watches {
         let Some(running) = self.running.remove(&kind) else { return };
         running.task.abort();
         info!(kind = kind.name(), "its definition is gone, and its objects with it");
-        self.shared.lock().forget(kind);
+        self.shared.forget(kind);
         self.shared.news.notify_one();
     }
 }

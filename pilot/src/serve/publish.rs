@@ -165,7 +165,12 @@ impl Input {
             }
             Err(error) => warn!(%error, "no roots to trust: no issuer's keys can be fetched"),
         }
-        let mut reloader = Reloader { config, publisher, loaded, settings: None, wanted };
+        let served = watch::Sender::new(None);
+        if let Self::Kubernetes(source) = &self {
+            let writer = source.writer(&config.root_namespace);
+            tokio::spawn(writer.run(served.subscribe(), stop.clone()));
+        }
+        let mut reloader = Reloader { config, publisher, loaded, settings: None, wanted, served };
         loop {
             let known = Arc::clone(&keys.borrow_and_update());
             // Reading and compiling keep a core busy, which must not be one that streams wait for.
@@ -246,6 +251,8 @@ struct Reloader {
     settings: Option<MeshConfig>,
     /// Whose keys are to be fetched.
     wanted: watch::Sender<BTreeSet<Location>>,
+    /// What is served, for whoever writes statuses.
+    served: watch::Sender<Option<Arc<kubernetes::Served>>>,
 }
 
 impl Reloader {
@@ -335,6 +342,9 @@ impl Reloader {
             *known = wanted;
             news
         });
+        if self.served.receiver_count() > 0 {
+            self.served.send_replace(Some(Arc::new((manifests.clone(), config.clone()))));
+        }
         let snapshot = Arc::new(Snapshot::of(manifests.clone(), &config));
         let compiled = snapshot.compiled();
         let previous = self.publisher.borrow().clone();

@@ -7,14 +7,16 @@ mod condition;
 #[cfg(test)]
 mod fixtures;
 mod gateways;
+mod policies;
 mod routes;
+mod services;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
 
 use crate::{
-    compile::{MeshConfig, registry::Registry},
+    compile::{self, MeshConfig, registry::Registry},
     manifests::{Kind, Manifests, Meta},
 };
 
@@ -30,6 +32,9 @@ pub fn all(manifests: &Manifests, config: &MeshConfig) -> Statuses {
     let mut statuses = Statuses::new();
     gateways::add(manifests, config, &registry, &mut statuses);
     routes::add(manifests, config, &registry, &mut statuses);
+    let of_services = compile::status::statuses(manifests, config);
+    services::add(&of_services, &mut statuses);
+    policies::add(manifests, config, &of_services, &mut statuses);
     statuses
 }
 

@@ -4,6 +4,7 @@
 
 mod pilot;
 mod server;
+mod statuses;
 mod tokens;
 
 use kube::api::DeleteParams;
@@ -60,6 +61,7 @@ fn definition(kind: &str, plural: &str, group: &str) -> Value {
                 "name": "v1",
                 "served": true,
                 "storage": true,
+                "subresources": {"status": {}},
                 "schema": {"openAPIV3Schema": {
                     "type": "object",
                     "x-kubernetes-preserve-unknown-fields": true,

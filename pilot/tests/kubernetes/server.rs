@@ -9,13 +9,27 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::ServiceAccount,
+};
 use kube::{
     Api, Client, Config, Error,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams},
+    api::{DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::{ApiResource, GroupVersionKind},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// Of tokens for the API server itself.
+const DEFAULT_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// The documents of a file.
+pub(crate) fn documents(text: &str) -> Vec<Value> {
+    use serde::Deserialize;
+    let all = serde_yaml_ng::Deserializer::from_str(text);
+    all.map(|one| Value::deserialize(one).unwrap()).filter(|one| !one.is_null()).collect()
+}
 
 /// Ended when dropped; also by the kernel's closing its standard input, should the test be killed.
 pub(crate) struct Server {
@@ -96,6 +110,52 @@ impl Server {
         self.dir.path().join("kubeconfig")
     }
 
+    /// The kubeconfig of a pilot that may do what its manifest says, and no more.
+    pub(crate) async fn kubeconfig_of_pilot(&self) -> PathBuf {
+        let istio_system = json!({"name": "istio-system"});
+        self.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": istio_system}))
+            .await;
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("rbac.yaml");
+        for document in documents(&std::fs::read_to_string(manifest).unwrap()) {
+            self.apply(document).await;
+        }
+        let token = self.token("istio-system", "pilot", None, DEFAULT_AUDIENCE).await;
+        let text = std::fs::read_to_string(self.kubeconfig()).unwrap();
+        let users = text.lines().find(|line| line.starts_with("users:")).unwrap();
+        let users_of_pilot = format!("users: [{{name: admin, user: {{token: {token}}}}}]");
+        let path = self.dir.path().join("kubeconfig-of-pilot");
+        std::fs::write(&path, text.replace(users, &users_of_pilot)).unwrap();
+        path
+    }
+
+    /// A token of a service account, of a pod if one is named.
+    pub(crate) async fn token(
+        &self,
+        namespace: &str,
+        account: &str,
+        pod: Option<&str>,
+        audience: &str,
+    ) -> String {
+        let bound = pod.map(|name| BoundObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            name: Some(name.into()),
+            uid: None,
+        });
+        let request = TokenRequest {
+            metadata: ObjectMeta::default(),
+            spec: TokenRequestSpec {
+                audiences: vec![audience.into()],
+                bound_object_ref: bound,
+                expiration_seconds: Some(3600),
+            },
+            status: None,
+        };
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client(), namespace);
+        let made = accounts.create_token_request(account, &PostParams::default(), &request).await;
+        made.unwrap().status.unwrap().token
+    }
+
     pub(crate) fn client(&self) -> Client {
         self.client.clone().unwrap()
     }
@@ -119,12 +179,8 @@ impl Server {
     async fn try_apply(&self, object: &Value) -> Result<(), Error> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let kind = text(&object["kind"]);
-        let plural = match &*kind {
-            "AuthorizationPolicy" => "authorizationpolicies".to_owned(),
-            kind => format!("{}s", kind.to_lowercase()),
-        };
         let namespace = text(&object["metadata"]["namespace"]);
-        let api = self.api(&text(&object["apiVersion"]), &kind, &plural, &namespace);
+        let api = self.api_of(&text(&object["apiVersion"]), &kind, &namespace);
         let name = text(&object["metadata"]["name"]);
         let how = PatchParams::apply("test").force();
         api.patch(&name, &how, &Patch::Apply(object)).await.map(|_| ())
@@ -152,6 +208,48 @@ impl Server {
         how: &DeleteParams,
     ) {
         self.api(version, kind, plural, namespace).delete(name, how).await.unwrap();
+    }
+
+    pub(crate) fn api_of(&self, version: &str, kind: &str, namespace: &str) -> Api<DynamicObject> {
+        let lower = kind.to_lowercase();
+        let plural = match lower.strip_suffix('y') {
+            Some(stem) if !lower.ends_with("way") => format!("{stem}ies"),
+            Some(_) => format!("{lower}s"),
+            None if lower.ends_with('s') => format!("{lower}es"),
+            None => format!("{lower}s"),
+        };
+        self.api(version, kind, &plural, namespace)
+    }
+
+    /// What the server has of an object; null if it has none.
+    pub(crate) async fn get(
+        &self,
+        version: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Value {
+        match self.api_of(version, kind, namespace).get_opt(name).await {
+            Ok(found) => serde_json::to_value(found).unwrap(),
+            Err(error) => panic!("{error}: {kind} {name}"),
+        }
+    }
+
+    pub(crate) async fn list(&self, version: &str, kind: &str, namespace: &str) -> Vec<Value> {
+        let all = self.api_of(version, kind, namespace).list(&ListParams::default()).await.unwrap();
+        all.items.into_iter().map(|one| serde_json::to_value(one).unwrap()).collect()
+    }
+
+    /// Writes into the status of an object of the shop, as another controller does.
+    pub(crate) async fn patch_status_of(&self, of: [&str; 3], status: Value) {
+        let api = self.api_of(of[0], of[1], "shop");
+        let how = PatchParams { field_manager: Some("other".into()), ..PatchParams::default() };
+        api.patch_status(of[2], &how, &Patch::Strategic(status)).await.unwrap();
+    }
+
+    pub(crate) async fn delete_named(&self, of: [&str; 3]) {
+        let api = self.api_of(of[0], of[1], "shop");
+        api.delete(of[2], &DeleteParams::default()).await.unwrap();
     }
 
     fn api(&self, version: &str, kind: &str, plural: &str, namespace: &str) -> Api<DynamicObject> {

@@ -1,13 +1,6 @@
 //! Whom pilot believes, by the API server's review of tokens, and by certificates of its own.
 
-use k8s_openapi::api::{
-    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-    core::v1::ServiceAccount,
-};
-use kube::{
-    Api,
-    api::{DeleteParams, ObjectMeta, PostParams},
-};
+use kube::api::DeleteParams;
 use proto::{
     ADDRESS_TYPE,
     ca::{
@@ -27,34 +20,6 @@ use tonic::{
 };
 
 use crate::{create_pod, create_shop, pilot::Pilot, server::Server};
-
-/// A token of a service account, of a pod if one is named.
-async fn token(
-    server: &Server,
-    namespace: &str,
-    account: &str,
-    pod: Option<&str>,
-    audience: &str,
-) -> String {
-    let bound = pod.map(|name| BoundObjectReference {
-        api_version: Some("v1".into()),
-        kind: Some("Pod".into()),
-        name: Some(name.into()),
-        uid: None,
-    });
-    let request = TokenRequest {
-        metadata: ObjectMeta::default(),
-        spec: TokenRequestSpec {
-            audiences: vec![audience.into()],
-            bound_object_ref: bound,
-            expiration_seconds: Some(3600),
-        },
-        status: None,
-    };
-    let accounts: Api<ServiceAccount> = Api::namespaced(server.client(), namespace);
-    let made = accounts.create_token_request(account, &PostParams::default(), &request).await;
-    made.unwrap().status.unwrap().token
-}
 
 async fn create_account(server: &Server, namespace: &str, name: &str) {
     let metadata = json!({"name": name, "namespace": namespace});
@@ -171,16 +136,16 @@ const ZTUNNEL: &str = "spiffe://cluster.local/ns/istio-system/sa/ztunnel";
 async fn tokens_are_reviewed_and_give_what_their_pod_may_have() {
     let Some(mut server) = Server::start().await else { return };
     create_mesh(&server).await;
-    let pilot = Pilot::start(&server.kubeconfig());
+    let pilot = Pilot::start(&server.kubeconfig_of_pilot().await);
     pilot.debug_has("/ready", "200 OK").await;
 
-    let of = |namespace, account, pod| token(&server, namespace, account, pod, "istio-ca");
+    let of = |namespace, account, pod| server.token(namespace, account, pod, "istio-ca");
     let node_a = of("istio-system", "ztunnel", Some("ztunnel-a")).await;
     let node_b = of("istio-system", "ztunnel", Some("ztunnel-b")).await;
     let web = of("shop", "web", Some("web")).await;
     let cart = of("shop", "cart", Some("cart")).await;
     let unbound = of("istio-system", "ztunnel", None).await;
-    let for_others = token(&server, "shop", "web", Some("web"), "somebody-else").await;
+    let for_others = server.token("shop", "web", Some("web"), "somebody-else").await;
 
     let no_pod = "no running pod on node node-b has the service account shop/web";
     let own_only = format!(
@@ -223,8 +188,8 @@ async fn tokens_are_reviewed_and_give_what_their_pod_may_have() {
     assert_eq!(issued(&pilot, &shown, None).await.as_deref(), Ok(WEB));
     let refusal = issued(&pilot, &shown, Some(ZTUNNEL)).await.unwrap_err();
     assert!(refusal.contains("may ask for no other name"), "{refusal}");
-    let id = "waypoint~10.1.0.1~web.shop~shop.svc.cluster.local";
-    assert!(discover(&pilot, &shown, id).await.is_ok());
+    let id = "ztunnel~10.1.0.1~web.shop~shop.svc.cluster.local";
+    assert!(discover(&pilot, &shown, id).await.unwrap() >= 2);
 
     // With the server away, what was reviewed a moment ago still counts; a token of which nothing is known is to be
     // shown again.
@@ -243,7 +208,7 @@ async fn the_token_of_a_pod_that_is_gone_proves_nothing_soon() {
     create_mesh(&server).await;
     let pilot = Pilot::start(&server.kubeconfig());
     pilot.debug_has("/ready", "200 OK").await;
-    let web = token(&server, "shop", "web", Some("web"), "istio-ca").await;
+    let web = server.token("shop", "web", Some("web"), "istio-ca").await;
     let shown = Shown::Token(&web);
     assert_eq!(issued(&pilot, &shown, None).await.as_deref(), Ok(WEB));
     let now = DeleteParams::default().grace_period(0);
