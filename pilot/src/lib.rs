@@ -10,6 +10,7 @@
 pub mod ca;
 mod callers;
 pub mod compile;
+pub mod crds;
 pub mod jwks;
 pub mod kubernetes;
 pub mod manifests;

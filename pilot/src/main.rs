@@ -18,6 +18,7 @@ use mesh::telemetry::{LogConfig, LogFormat, Metrics, record_build, start_log};
 use pilot::{
     ca::{CertificateAuthority, RotationStep, revoke, rotate},
     compile::MeshConfig,
+    crds,
     manifests::{Folder, Severity},
     offline::{self, Audience, Type},
     serve::{self, ManifestSource, NodeTokens, ServeConfig},
@@ -59,6 +60,8 @@ enum Command {
         #[command(flatten)]
         mesh: Mesh,
     },
+    /// Prints the definitions of Istio's kinds, for `kubectl apply --server-side -f -`.
+    Crds,
     /// Prints the token by which a node proves who it is, and makes it if there is none.
     NodeToken {
         /// The node's name, as in spec.nodeName of its pods.
@@ -226,6 +229,11 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Validate { folder, root_namespace } => return validate(folder, &root_namespace),
         Command::Compile { folder, audience, of, mesh } => {
             return print_compiled(folder, &audience, of, mesh.into());
+        }
+        Command::Crds => {
+            for definition in crds::all() {
+                print!("---\n{}", serde_yaml_ng::to_string(&definition)?);
+            }
         }
         Command::NodeToken { node, data } => println!("{}", NodeTokens::new(&data).issue(&node)?),
         Command::Revoke { serials, identities, data, cacerts } => {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first thing that fails")]
 
+mod crds;
 mod pilot;
 mod server;
 mod statuses;
@@ -121,7 +122,8 @@ async fn what_is_listed_and_watched_is_served_and_a_bad_object_is_refused_alone(
     daemon.until(|held| !held.contains("shop/web")).await;
 }
 
-#[tokio::test]
+// A server that starts keeps one thread waiting: connections must be answered on another.
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_server_is_away_what_it_said_last_is_served() {
     let Some(mut server) = Server::start().await else { return };
     create_shop(&server).await;

@@ -128,6 +128,26 @@ impl Server {
         path
     }
 
+    pub(crate) async fn create_namespace(&self, name: &str) {
+        let metadata = json!({"name": name});
+        self.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})).await;
+    }
+
+    /// A definition of a kind, once the server has looked at it.
+    pub(crate) async fn established(&self, name: &str) -> Value {
+        let seen = tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                let of = ("apiextensions.k8s.io/v1", "CustomResourceDefinition");
+                let found = self.get(of.0, of.1, "", name).await;
+                if found["status"]["conditions"].to_string().contains("Established") {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        seen.await.expect("established in time")
+    }
+
     /// A token of a service account, of a pod if one is named.
     pub(crate) async fn token(
         &self,
