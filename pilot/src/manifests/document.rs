@@ -3,11 +3,12 @@
 //! In: a document and its file, or an object. Out: [`Resource`]s (a List has several) and the problems found. Every unknown field
 //! is reported; a value of the wrong type ends its own document only.
 
-use std::{path::Path, sync::Arc, thread};
+use std::{collections::HashMap, path::Path, sync::Arc, thread};
 
 use k8s_openapi::{api, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde::Deserialize;
 use serde_yaml_ng::Value;
+use twox_hash::XxHash64;
 
 use super::{
     Kind, Labels, Meta, Object, Place, Problem, Resource, Severity, core, custom,
@@ -79,14 +80,20 @@ struct HeaderMetadata {
 /// Documents that are worth a thread of their own.
 const DOCUMENTS_PER_THREAD: usize = 1000;
 
-/// Decodes everything in the text of one file, on several cores if it is large.
+/// Decodes everything in the text of one file, on several cores if it is large. Of `earlier`, what the file held before,
+/// the documents that stand where they stood are taken over: who has the same object knows that nothing changed.
 ///
 /// A file without a document is what a program leaves for a moment that truncates a file before it writes it: what
 /// stood there has not been withdrawn.
-pub(super) fn read(file: &Arc<Path>, text: &str, problems: &mut Vec<Problem>) -> Found {
+pub(super) fn read(
+    file: &Arc<Path>,
+    text: &str,
+    earlier: Option<&Found>,
+    problems: &mut Vec<Problem>,
+) -> Found {
     let parts = lines::documents(text);
     let mut found = Found::default();
-    if read_all_parts(file, &parts, problems, &mut found) == 0 {
+    if read_all_parts(file, &parts, earlier, problems, &mut found) == 0 {
         found.unknown = true;
         problems.push(Problem {
             place: Place { file: Arc::clone(file), line: 1 },
@@ -104,6 +111,8 @@ pub(super) fn read(file: &Arc<Path>, text: &str, problems: &mut Vec<Problem>) ->
 pub(super) struct Found {
     /// What can be taken as it is.
     pub resources: Vec<Resource>,
+    /// Those that are documents by themselves, by the hash of their text and its place.
+    pub documents: HashMap<u64, Resource>,
     /// What cannot.
     pub refused: Vec<Refused>,
     /// Whether there is something of which not even the name is known.
@@ -135,20 +144,21 @@ pub(crate) fn read_file(
     text: &str,
     problems: &mut Vec<Problem>,
 ) -> Vec<Resource> {
-    read(file, text, problems).resources
+    read(file, text, None, problems).resources
 }
 
 /// Says how many documents there are.
 fn read_all_parts(
     file: &Arc<Path>,
     parts: &[Part<'_>],
+    earlier: Option<&Found>,
     problems: &mut Vec<Problem>,
     found: &mut Found,
 ) -> usize {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let share = parts.len().div_ceil(threads).max(DOCUMENTS_PER_THREAD);
     if parts.len() <= share {
-        return read_parts(file, parts, problems, found);
+        return read_parts(file, parts, earlier, problems, found);
     }
     let mut documents = 0;
     thread::scope(|scope| {
@@ -157,7 +167,7 @@ fn read_all_parts(
             .map(|parts| {
                 scope.spawn(|| {
                     let (mut problems, mut found) = (Vec::new(), Found::default());
-                    let documents = read_parts(file, parts, &mut problems, &mut found);
+                    let documents = read_parts(file, parts, earlier, &mut problems, &mut found);
                     (problems, found, documents)
                 })
             })
@@ -166,6 +176,7 @@ fn read_all_parts(
             let read = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             problems.extend(read.0);
             found.resources.extend(read.1.resources);
+            found.documents.extend(read.1.documents);
             found.refused.extend(read.1.refused);
             found.unknown |= read.1.unknown;
             documents += read.2;
@@ -177,11 +188,19 @@ fn read_all_parts(
 fn read_parts(
     file: &Arc<Path>,
     parts: &[Part<'_>],
+    earlier: Option<&Found>,
     problems: &mut Vec<Problem>,
     found: &mut Found,
 ) -> usize {
     let mut documents = 0;
     for part in parts {
+        let place = document_hash(part);
+        if let Some(same) = earlier.and_then(|earlier| earlier.documents.get(&place)) {
+            documents += 1;
+            found.resources.push(same.clone());
+            found.documents.insert(place, same.clone());
+            continue;
+        }
         let good = problems.len();
         let mut report = Report {
             file,
@@ -196,6 +215,7 @@ fn read_parts(
         match read {
             Some(resource) if report.problems.len() == good => {
                 documents += 1;
+                found.documents.insert(place, resource.clone());
                 found.resources.push(resource);
             }
             // Whatever is wrong is said by the careful way, which knows the object's name from the start.
@@ -207,6 +227,11 @@ fn read_parts(
         }
     }
     documents
+}
+
+/// The hash of a document's text and the line it begins in.
+fn document_hash(part: &Part<'_>) -> u64 {
+    XxHash64::oneshot(u64::try_from(part.before).unwrap_or(u64::MAX), part.text.as_bytes())
 }
 
 /// Decodes an object of an API server. `server` is where it is said to stand.

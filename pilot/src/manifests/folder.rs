@@ -97,7 +97,7 @@ impl Folder {
             (path.clone(), File::failed(path, None, 1, format!("cannot be read: {error}")))
         });
         let mut failed: Vec<_> = failed.collect();
-        let mut read = read_all(&stale);
+        let mut read = read_all(&stale, &self.files);
         // Before anything is forgotten: a resource may have moved from one file to another.
         for (path, file) in read.iter_mut().chain(&mut failed) {
             self.keep(path, file);
@@ -259,13 +259,16 @@ impl File {
 }
 
 /// Reads files on all cores: a hundred thousand pods take seconds on one.
-fn read_all(stale: &[(PathBuf, Stamp)]) -> Vec<(PathBuf, File)> {
+fn read_all(stale: &[(PathBuf, Stamp)], known: &BTreeMap<PathBuf, File>) -> Vec<(PathBuf, File)> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let share = stale.len().div_ceil(threads).max(1);
     let read = |files: &[(PathBuf, Stamp)]| -> Vec<_> {
         files
             .iter()
-            .filter_map(|(path, stamp)| Some((path.clone(), read_file(path, *stamp)?)))
+            .filter_map(|(path, stamp)| {
+                let earlier = known.get(path).map(|file| &file.found);
+                Some((path.clone(), read_file(path, *stamp, earlier)?))
+            })
             .collect()
     };
     thread::scope(|scope| {
@@ -281,7 +284,7 @@ fn read_all(stale: &[(PathBuf, Stamp)]) -> Vec<(PathBuf, File)> {
 }
 
 /// Reads one file; `None` if it vanished.
-fn read_file(path: &Path, stamp: Stamp) -> Option<File> {
+fn read_file(path: &Path, stamp: Stamp, earlier: Option<&Found>) -> Option<File> {
     let failed = |line, reason| Some(File::failed(path, Some(stamp), line, reason));
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -297,7 +300,7 @@ fn read_file(path: &Path, stamp: Stamp) -> Option<File> {
         }
     };
     let mut problems = Vec::new();
-    let found = document::read(&Arc::from(path), text, &mut problems);
+    let found = document::read(&Arc::from(path), text, earlier, &mut problems);
     let (kept, stand_ins) = (Vec::new(), Vec::new());
     Some(File { stamp: Some(stamp), found, kept, stand_ins, problems, opaque: false })
 }

@@ -93,6 +93,19 @@ macro_rules! kinds {
                     $(Resource::$kind(object) => self.$field.push(Arc::clone(object)),)+
                 }
             }
+
+            /// The kinds of which the other has other objects, or the same in another order.
+            pub(crate) fn differing(&self, other: &Self) -> Vec<Kind> {
+                let mut kinds = Vec::new();
+                $(
+                    let (own, others) = (&self.$field, &other.$field);
+                    let same = |(a, b): (&Arc<_>, &Arc<_>)| Arc::ptr_eq(a, b);
+                    if own.len() != others.len() || !own.iter().zip(others).all(same) {
+                        kinds.push(Kind::$kind);
+                    }
+                )+
+                kinds
+            }
         }
     };
     (@namespaced) => { true };
