@@ -2,7 +2,8 @@
 //!
 //! [`manifests`] reads what the user wrote, or what [`kubernetes`] watches; [`compile`] turns it into what the daemons
 //! take, [`jwks`] fetches the keys of token issuers, [`ca`] signs their certificates, [`serve`] hands both out, and
-//! [`status`] tells users what became of their objects. [`offline`] prints what a client would be sent,
+//! [`status`] tells users what became of their objects, and [`deploy`] says what has to run for those that ask for a
+//! waypoint. [`offline`] prints what a client would be sent,
 //! and [`proto_json`] is how messages are printed.
 
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@ pub mod ca;
 mod callers;
 pub mod compile;
 pub mod crds;
+pub mod deploy;
 pub mod jwks;
 pub mod kubernetes;
 pub mod manifests;

@@ -23,7 +23,7 @@ use crate::{
 
 /// What a class is, by the name of who serves it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Class {
+pub(crate) enum Class {
     Waypoint,
     EastWest,
     /// Another mesh's: we only know where it is.
@@ -42,7 +42,7 @@ impl Class {
     }
 
     /// By the class's name: an object of that name may say otherwise.
-    pub(super) fn of(name: &str, manifests: &Manifests) -> Option<Self> {
+    pub(crate) fn of(name: &str, manifests: &Manifests) -> Option<Self> {
         let mut classes = manifests.gateway_classes.iter();
         if let Some(class) = classes.find(|class| *class.meta.name == *name) {
             return Self::of_controller(&class.spec.controller_name);

@@ -13,6 +13,8 @@ mod services;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+pub(crate) use gateways::Class;
+
 use serde_json::Value;
 
 use crate::{
