@@ -31,7 +31,7 @@ const CANARY_WEIGHT: &str = "istio.io/use-waypoint-canary-weight";
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// The Gateways that may be waypoints, and what namespaces ask for.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Waypoints {
     /// By `namespace/name`.
     gateways: HashMap<String, Waypoint>,
@@ -39,7 +39,7 @@ pub(crate) struct Waypoints {
     namespaces: HashMap<Box<str>, Labels>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Waypoint {
     /// Where it is, once it can take traffic.
     reference: Option<GatewayAddress>,
@@ -51,7 +51,7 @@ struct Waypoint {
 }
 
 /// Of which namespaces objects may use it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 enum Admits {
     Own,
     All,

@@ -7,6 +7,8 @@
 mod attachment;
 mod authorization;
 mod canonical;
+mod identities;
+mod incremental;
 pub mod mesh_config;
 mod networks;
 mod peer_authentication;
@@ -19,26 +21,24 @@ pub mod waypoint;
 mod workload;
 mod world;
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use prost::Message;
 use proto::{
     security::Authorization,
-    workload::{Address, address},
+    workload::{Address, Workload, address},
 };
 use twox_hash::XxHash64;
 
 pub(crate) use authorization::can_fire;
+pub use identities::NodeIdentities;
 pub use mesh_config::MeshConfig;
 pub(crate) use snapshot::Snapshot;
 /// What routes of the Gateway API refer to, and what of them is followed.
 pub(crate) use waypoint::routes::gateway_api as route_rules;
 
 use self::{registry::Visibility, world::World};
-use crate::manifests::{Manifests, PodState};
+use crate::manifests::Manifests;
 
 /// What a daemon subscribes to.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -99,11 +99,11 @@ impl Resource {
     }
 }
 
-/// Resources of one type by name.
-pub type Resources = BTreeMap<Arc<str>, Resource>;
+/// Resources of one type by name; a copy shares what it has not changed.
+pub type Resources = imbl::OrdMap<Arc<str>, Resource>;
 
 /// Everything a folder compiles to.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Compiled {
     /// Workloads and services.
     pub addresses: Resources,
@@ -123,47 +123,6 @@ impl Compiled {
     }
 }
 
-/// Namespace and service account.
-type Account = (Arc<str>, Box<str>);
-
-/// The service accounts of the pods on each node.
-#[derive(Debug, Default)]
-pub struct NodeIdentities {
-    nodes: HashMap<Box<str>, HashSet<Account>>,
-}
-
-impl NodeIdentities {
-    /// Whether a pod of `service_account` that has not ended is scheduled on `node`.
-    pub fn has(&self, node: &str, namespace: &str, service_account: &str) -> bool {
-        let accounts = self.nodes.get(node);
-        accounts
-            .is_some_and(|accounts| accounts.contains(&(namespace.into(), service_account.into())))
-    }
-
-    /// Whether a pod of `service_account` that has not ended is scheduled on any node.
-    pub fn anywhere(&self, namespace: &str, service_account: &str) -> bool {
-        self.nodes.keys().any(|node| self.has(node, namespace, service_account))
-    }
-
-    /// Namespace and service account of all pods of `node`, if these are one: of a host that is a workload itself.
-    pub fn only(&self, node: &str) -> Option<(&str, &str)> {
-        let mut accounts = self.nodes.get(node)?.iter();
-        let (namespace, service_account) = accounts.next()?;
-        accounts.next().is_none().then_some((namespace, service_account))
-    }
-
-    fn of(manifests: &Manifests) -> Self {
-        let mut nodes: HashMap<Box<str>, HashSet<Account>> = HashMap::new();
-        for pod in &manifests.pods {
-            if pod.spec.state != PodState::Ended && !pod.spec.node.is_empty() {
-                let account = (Arc::clone(&pod.meta.namespace), pod.spec.service_account.clone());
-                nodes.entry(pod.spec.node.clone()).or_default().insert(account);
-            }
-        }
-        Self { nodes }
-    }
-}
-
 /// Compiles everything.
 pub fn compile(manifests: &Manifests, config: &MeshConfig) -> Compiled {
     compile_in(manifests, &World::of(manifests, config))
@@ -175,19 +134,21 @@ fn compile_in(manifests: &Manifests, world: &World) -> Compiled {
         addresses.insert(host.key().into(), address(address::Type::Service(world.service(host))));
     }
     let pods = manifests.pods.iter().filter_map(|pod| world.pod(pod));
-    for workload in pods.chain(world.foreign_workloads(manifests)) {
-        let name = workload.uid.as_str().into();
-        addresses.insert(name, address(address::Type::Workload(workload)));
-    }
+    addresses.extend(pods.chain(world.foreign_workloads(manifests)).map(named));
     let authorizations = world.policies.compile().into_iter().chain(world.modes.compile());
     let authorizations = authorizations.map(|policy: Authorization| {
-        (format!("{}/{}", policy.namespace, policy.name).into(), Resource::new(&policy))
+        (Arc::from(format!("{}/{}", policy.namespace, policy.name)), Resource::new(&policy))
     });
     Compiled {
         addresses,
         authorizations: authorizations.collect(),
-        identities: NodeIdentities::of(manifests),
+        identities: NodeIdentities::of(&manifests.pods),
     }
+}
+
+/// A workload by its name in xDS.
+fn named(workload: Workload) -> (Arc<str>, Resource) {
+    (workload.uid.as_str().into(), address(address::Type::Workload(workload)))
 }
 
 fn address(of: address::Type) -> Resource {

@@ -26,7 +26,7 @@ use crate::manifests::{Labels, Manifests, Object, TargetPort, gateway_api::Gatew
 const NETWORK_LABEL: &str = "topology.istio.io/network";
 
 /// Other networks, and what is behind each global service in them.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Networks {
     gateways: Vec<Remote>,
     /// By the service's key.
@@ -34,7 +34,7 @@ pub(crate) struct Networks {
 }
 
 /// A Gateway into another network.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Remote {
     namespace: String,
     name: String,
@@ -44,14 +44,14 @@ struct Remote {
     service_account: String,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 enum RemoteAddress {
     Ip(IpAddr),
     Hostname(String),
 }
 
 /// What is known of a global service's endpoints in other networks.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Global {
     namespace: String,
     ports: Vec<Port>,

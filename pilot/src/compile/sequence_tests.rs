@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Compiled, MeshConfig, compile};
-use crate::manifests::{Folder, Severity};
+use super::{Compiled, MeshConfig, compile, compile_in, incremental::follow, world::World};
+use crate::manifests::{Folder, Manifests, Severity};
 
 /// Each file's contents: good forms first, then those that cannot be taken.
 const FILES: [(&str, &[&str], &[&str]); 6] = [
@@ -85,14 +85,45 @@ impl Dice {
 }
 
 fn load(folder: &mut Folder, touched: &HashSet<PathBuf>) -> Option<Compiled> {
-    folder.refresh(touched).ok()?;
-    let (manifests, _) = folder.load("istio-system");
+    let manifests = read(folder, touched)?;
     Some(compile(&manifests, &MeshConfig::default()))
+}
+
+fn read(folder: &mut Folder, touched: &HashSet<PathBuf>) -> Option<Manifests> {
+    folder.refresh(touched).ok()?;
+    Some(folder.load("istio-system").0)
+}
+
+/// What is compiled and what it is compiled from.
+struct Compilation {
+    manifests: Manifests,
+    world: World,
+    compiled: Compiled,
+}
+
+impl Compilation {
+    fn of(manifests: Manifests) -> Self {
+        let world = World::of(&manifests, &MeshConfig::default());
+        let compiled = compile_in(&manifests, &world);
+        Self { manifests, world, compiled }
+    }
+
+    fn after(&self, manifests: &Manifests) -> Option<Self> {
+        let (world, compiled) = follow(&self.manifests, &self.world, &self.compiled, manifests)?;
+        Some(Self { manifests: manifests.clone(), world, compiled })
+    }
+
+    /// What waypoints are told of.
+    fn endpoints(&self) -> Vec<String> {
+        let registry = &self.world.registry;
+        registry.all().map(|host| format!("{:?}", registry.endpoints(host))).collect()
+    }
 }
 
 fn same(one: &Compiled, other: &Compiled) {
     assert_eq!(one.addresses, other.addresses);
     assert_eq!(one.authorizations, other.authorizations);
+    assert_eq!(one.identities, other.identities);
 }
 
 fn write(dir: &Path, name: &str, text: &str) -> HashSet<PathBuf> {
@@ -142,6 +173,96 @@ fn whatever_changed_before_a_good_folder_compiles_as_from_nothing_and_a_bad_one_
             }
         }
     }
+}
+
+/// Pods that come, go, and change what they are selected by, where they are and whether they are ready.
+const PODS: [&str; 6] = [
+    "labels: {app: web}}\nspec: {nodeName: n, containers: []}\nstatus: {podIP: 10.0.0.IP}\n",
+    "labels: {app: web}}\nspec: {nodeName: m, containers: []}\nstatus: {podIP: 10.0.0.IP, phase: Running}\n",
+    "labels: {app: other, istio.io/dataplane-mode: none}}\nspec: {nodeName: n, containers: []}\nstatus: {podIP: 10.0.0.IP}\n",
+    "labels: {app: web}}\nspec: {nodeName: n, serviceAccountName: a, containers: []}\nstatus: {phase: Succeeded, podIP: 10.0.0.IP}\n",
+    "labels: {gateway.networking.k8s.io/gateway-name: waypoint}}\nspec: {nodeName: n, containers: []}\nstatus: {podIP: 10.0.0.IP, phase: Running, conditions: [{type: Ready, status: 'True'}]}\n",
+    "annotations: {ambient.istio.io/redirection: enabled}}\nspec: {nodeName: n, containers: []}\nstatus: {podIP: 10.0.0.IP}\n",
+];
+/// What is behind them, and does not change.
+const AROUND: &str = "apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop, labels: {istio.io/waypoint-for: all}}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: waypoint, namespace: shop}
+spec: {clusterIP: 10.1.0.9, selector: {gateway.networking.k8s.io/gateway-name: waypoint}, ports: [{port: 15008}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80, name: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: listed, namespace: shop}
+spec: {clusterIP: 10.1.0.2, ports: [{port: 80, name: http}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: listed-1, namespace: shop, labels: {kubernetes.io/service-name: listed}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [10.0.0.3], targetRef: {kind: Pod, namespace: shop, name: pod-3}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {namespace: shop, name: p}
+spec: {selector: {matchLabels: {app: web}}, action: DENY, rules: [{to: [{operation: {ports: ['80']}}]}]}
+";
+
+#[test]
+fn what_follows_from_changed_pods_is_what_is_compiled_from_nothing() {
+    let mut followed = 0;
+    for seed in 1..=60 {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "around", AROUND);
+        let mut folder = Folder::new(dir.path());
+        let mut last = Compilation::of(read(&mut folder, &HashSet::new()).unwrap());
+        for _ in 0..30 {
+            let mut touched = HashSet::new();
+            for _ in 0..=dice.below(2) {
+                let pod = dice.below(5);
+                let name = format!("pod-{pod}");
+                if dice.below(4) == 0 {
+                    let path = dir.path().join(format!("{name}.yaml"));
+                    fs::remove_file(&path).ok();
+                    touched.insert(path);
+                } else {
+                    let text = PODS[dice.below(PODS.len())]
+                        .replace("IP}", &format!("{pod}}}"))
+                        .replace("IP,", &format!("{pod},"));
+                    let head = "apiVersion: v1\nkind: Pod\nmetadata: {namespace: shop, name: ";
+                    touched.extend(write(dir.path(), &name, &format!("{head}{name}, {text}")));
+                }
+            }
+            let manifests = read(&mut folder, &touched).unwrap();
+            let after = last.after(&manifests);
+            let fresh = Compilation::of(manifests);
+            if let Some(after) = after {
+                followed += 1;
+                same(&after.compiled, &fresh.compiled);
+                assert_eq!(after.endpoints(), fresh.endpoints(), "seed {seed}");
+                last = after;
+            } else {
+                last = fresh;
+            }
+        }
+    }
+    // The others change a waypoint's readiness, the marks of node agents, or a pod that a slice names.
+    assert!(followed > 600, "{followed} of 1800");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::fmt;
 use proto::envoy::envoy::config::core::v3::Node;
 
 use super::{
-    Compiled, MeshConfig, compile_in,
+    Compiled, MeshConfig, compile_in, incremental,
     mesh_config::ProviderKind,
     waypoint::{self, Client, ClientError, Context, WaypointConfig},
     world::World,
@@ -19,6 +19,7 @@ use crate::manifests::{Manifests, Object, Pod, Secret};
 pub(crate) struct Snapshot {
     manifests: Manifests,
     world: World,
+    compiled: Compiled,
     /// Whether a waypoint's configuration says which pod it is for.
     names_pods: bool,
     /// Whether there are services that stay on a node.
@@ -32,21 +33,39 @@ impl fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    /// Indexes the user's resources.
+    /// Indexes and compiles the user's resources.
     pub(crate) fn of(manifests: Manifests, config: &MeshConfig) -> Self {
         let world = World::of(&manifests, config);
+        let compiled = compile_in(&manifests, &world);
+        Self::with(manifests, world, compiled)
+    }
+
+    /// The same as [`Self::of`], made from the one before where little has changed.
+    pub(crate) fn after(previous: &Self, manifests: Manifests, config: &MeshConfig) -> Self {
+        let Self { manifests: older, world, compiled, .. } = previous;
+        let followed = (world.config == *config)
+            .then(|| incremental::follow(older, world, compiled, &manifests))
+            .flatten();
+        match followed {
+            Some((world, compiled)) => Self::with(manifests, world, compiled),
+            None => Self::of(manifests, config),
+        }
+    }
+
+    fn with(manifests: Manifests, world: World, compiled: Compiled) -> Self {
+        let config = &world.config;
         let names_pod = |kind: &ProviderKind| matches!(kind, ProviderKind::Skywalking(_));
         let names_pods = config.extension_providers.iter().any(|one| names_pod(&one.kind));
         let node_local = world
             .registry
             .all()
             .any(|host| host.service().is_some_and(|service| service.node_local));
-        Self { manifests, world, names_pods, node_local }
+        Self { manifests, world, compiled, names_pods, node_local }
     }
 
     /// What daemons are sent.
-    pub(crate) fn compiled(&self) -> Compiled {
-        compile_in(&self.manifests, &self.world)
+    pub(crate) fn compiled(&self) -> &Compiled {
+        &self.compiled
     }
 
     /// Who a node is, as far as its configuration depends on it: two that are equal are sent the same.

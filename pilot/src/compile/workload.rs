@@ -64,7 +64,7 @@ impl World {
             if spec.host_network { NetworkMode::HostNetwork } else { NetworkMode::Standard };
         let locality = self.registry.locality_of_node(&spec.node);
         Some(Workload {
-            uid: format!("{}//Pod/{}/{}", self.config.cluster_id, meta.namespace, meta.name),
+            uid: self.uid_of(meta),
             addresses: spec.addresses.iter().map(|ip| octets(*ip)).collect(),
             tunnel_protocol: tunnel.into(),
             waypoint: self.waypoints.of_workload(&meta.namespace, &meta.labels),
@@ -80,6 +80,11 @@ impl World {
             extensions: limits.extension().into_iter().collect(),
             ..self.named(meta, &meta.labels)
         })
+    }
+
+    /// The name of a pod's message.
+    pub(super) fn uid_of(&self, pod: &Meta) -> String {
+        format!("{}//Pod/{}/{}", self.config.cluster_id, pod.namespace, pod.name)
     }
 
     fn vm(&self, vm: &Arc<Vm>) -> Workload {

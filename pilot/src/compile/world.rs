@@ -9,8 +9,8 @@ use mesh::store::Limits;
 use proto::workload::IpFamilies;
 
 use super::{
-    MeshConfig, attachment::Waypoints, authorization::Policies, networks::Networks,
-    peer_authentication::Modes, registry::Registry,
+    MeshConfig, attachment::Waypoints, authorization::Policies, incremental::PodChange,
+    networks::Networks, peer_authentication::Modes, registry::Registry,
 };
 use crate::manifests::Manifests;
 
@@ -51,6 +51,24 @@ impl World {
             config: config.clone(),
             registry,
         }
+    }
+
+    /// The world of other pods and else the same objects; nothing if more than pods' own messages would be another.
+    pub(super) fn with_pods(&self, manifests: &Manifests, changes: &[PodChange]) -> Option<Self> {
+        let registry = self.registry.with_pods(manifests, changes)?;
+        let waypoints = Waypoints::of(manifests, &registry, &self.config);
+        let networks = Networks::of(manifests, &registry, &self.config);
+        (waypoints == *self.waypoints && networks == *self.networks).then(|| Self {
+            registry,
+            config: self.config.clone(),
+            policies: Arc::clone(&self.policies),
+            modes: Arc::clone(&self.modes),
+            waypoints: Arc::clone(&self.waypoints),
+            networks: Arc::clone(&self.networks),
+            distribution: Arc::clone(&self.distribution),
+            limits: Arc::clone(&self.limits),
+            first_family: self.first_family,
+        })
     }
 }
 

@@ -27,7 +27,7 @@ fn view(previous: Option<&Arc<View>>, mesh: &str) -> Arc<View> {
         };
         let encoded = Address { r#type: Some(of) }.encode_to_vec();
         let hash = twox_hash::XxHash64::oneshot(0, &encoded);
-        Some(((*name).into(), Resource { encoded, hash }))
+        Some((Arc::from(*name), Resource { encoded, hash }))
     });
     let compiled = Compiled { addresses: addresses.collect::<Resources>(), ..Compiled::default() };
     Arc::new(View::of_daemon(state(previous.map(|view| &*view.state), compiled)))

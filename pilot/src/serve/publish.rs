@@ -345,9 +345,13 @@ impl Reloader {
         if self.served.receiver_count() > 0 {
             self.served.send_replace(Some(Arc::new((manifests.clone(), config.clone()))));
         }
-        let snapshot = Arc::new(Snapshot::of(manifests.clone(), &config));
-        let compiled = snapshot.compiled();
         let previous = self.publisher.borrow().clone();
+        let snapshot = match &previous {
+            Some(previous) => Snapshot::after(&previous.snapshot, manifests.clone(), &config),
+            None => Snapshot::of(manifests.clone(), &config),
+        };
+        let compiled = snapshot.compiled().clone();
+        let snapshot = Arc::new(snapshot);
         let state = State::after(previous.as_deref(), snapshot, compiled, at);
         let [addresses, authorizations] =
             ResourceType::ALL.map(|of| state.compiled.resources(of).len());

@@ -310,7 +310,7 @@ impl Session {
             return None;
         }
         let gone = self.subscriptions.get_mut(&of)?.take_obsolete();
-        let removed = gone.into_keys().collect();
+        let removed = gone.keys().cloned().collect();
         self.push(of, view, &Due { removed, ..Due::default() })
     }
 
@@ -350,7 +350,7 @@ impl Session {
         let nonce = self.responses.to_string();
         let names = resources.iter().map(|one| one.name.as_str().into()).collect();
         subscription.sent(&nonce, names);
-        let version = view.digest(of).into_owned();
+        let version = view.digest(of);
         Some(Push { of, version, nonce, resources, removed, written })
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn resources(text: &str) -> Resources {
     let pairs = text.split(' ').filter_map(|pair| pair.split_once('='));
     let pairs = pairs.map(|(name, content)| {
         let hash = content.parse().unwrap();
-        (name.into(), Resource { encoded: content.into(), hash })
+        (Arc::from(name), Resource { encoded: content.into(), hash })
     });
     pairs.collect()
 }

@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::{Arc, OnceLock},
     time::SystemTime,
 };
 
+use imbl::ordmap::DiffItem;
 use twox_hash::XxHash64;
 
 use super::{follow::Configurations, lookup::Index};
@@ -26,7 +28,7 @@ pub(crate) struct State {
     /// Made when the first client needs it.
     index: OnceLock<Index>,
     /// One word for all resources of a type: equal for equal content.
-    digests: BTreeMap<ResourceType, String>,
+    digests: BTreeMap<ResourceType, Digest>,
     /// What the state before differs in; most clients hold that one.
     changes: BTreeMap<ResourceType, Changes>,
 }
@@ -53,10 +55,17 @@ impl State {
         let mut digests = BTreeMap::new();
         for of in ResourceType::ALL {
             let resources = compiled.resources(of);
-            if let Some(previous) = previous {
-                changes.insert(of, Changes::between(previous.compiled.resources(of), resources));
-            }
-            digests.insert(of, digest(resources));
+            let digest = match previous {
+                Some(previous) => {
+                    let older = previous.compiled.resources(of);
+                    let change = Changes::between(older, resources);
+                    let digest = previous.digests[&of].after(older, resources, &change);
+                    changes.insert(of, change);
+                    digest
+                }
+                None => Digest::of(resources),
+            };
+            digests.insert(of, digest);
         }
         let index = OnceLock::new();
         if previous.is_some_and(|previous| previous.index.get().is_some()) {
@@ -74,8 +83,8 @@ impl State {
     }
 
     /// One word for all resources of a type.
-    pub(crate) fn digest(&self, of: ResourceType) -> &str {
-        &self.digests[&of]
+    pub(crate) fn digest(&self, of: ResourceType) -> String {
+        self.digests[&of].to_string()
     }
 
     /// Whether nobody has needed [`State::index`] yet, which takes a while then.
@@ -100,30 +109,50 @@ impl State {
 }
 
 impl Changes {
-    /// Walks both once: names are sorted on each side.
+    /// Passes over what both share.
     pub(crate) fn between(older: &Resources, newer: &Resources) -> Self {
         let mut changes = Self::default();
-        let mut old = older.iter().peekable();
-        for (name, resource) in newer {
-            while let Some((gone, _)) = old.next_if(|(candidate, _)| *candidate < name) {
-                changes.removed.insert(Arc::clone(gone));
-            }
-            let before = old.next_if(|(candidate, _)| *candidate == name);
-            if before.is_none_or(|(_, before)| before.hash != resource.hash) {
-                changes.updated.push(Arc::clone(name));
+        for difference in older.diff(newer) {
+            match difference {
+                DiffItem::Add(name, _) | DiffItem::Update { new: (name, _), .. } => {
+                    changes.updated.push(Arc::clone(name));
+                }
+                DiffItem::Remove(name, _) => {
+                    changes.removed.insert(Arc::clone(name));
+                }
             }
         }
-        changes.removed.extend(old.map(|(gone, _)| Arc::clone(gone)));
         changes
     }
 }
 
-/// One word for all resources: equal for equal content.
-pub(crate) fn digest(resources: &Resources) -> String {
-    let mut words = Vec::with_capacity(resources.len() * 16);
-    for (name, Resource { hash, .. }) in resources {
-        words.extend_from_slice(&XxHash64::oneshot(0, name.as_bytes()).to_le_bytes());
-        words.extend_from_slice(&hash.to_le_bytes());
+/// One word for all resources: equal for equal content. A sum, so that what changes can be taken out and put in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Digest(u64);
+
+impl Digest {
+    pub(crate) fn of(resources: &Resources) -> Self {
+        let words = resources.iter().map(|(name, resource)| word(name, resource));
+        Self(words.fold(0, u64::wrapping_add))
     }
-    format!("{:016x}", XxHash64::oneshot(0, &words))
+
+    fn after(self, older: &Resources, newer: &Resources, changes: &Changes) -> Self {
+        let of = |all: &Resources, name: &Arc<str>| {
+            all.get(name).map_or(0, |resource| word(name, resource))
+        };
+        let names = changes.updated.iter().chain(&changes.removed);
+        Self(names.fold(self.0, |sum, name| {
+            sum.wrapping_sub(of(older, name)).wrapping_add(of(newer, name))
+        }))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+fn word(name: &str, resource: &Resource) -> u64 {
+    XxHash64::oneshot(resource.hash, name.as_bytes())
 }

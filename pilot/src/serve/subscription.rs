@@ -286,7 +286,8 @@ impl Subscription {
             }
         }
         let of = self.of;
-        self.obsolete.retain(|name, _| view.find(of, name).is_none());
+        let obsolete = std::mem::take(&mut self.obsolete).into_iter();
+        self.obsolete = obsolete.filter(|(name, _)| view.find(of, name).is_none()).collect();
         for name in later {
             let gone = before.as_ref().and_then(|before| before.find(of, name));
             let body = gone.map_or_else(

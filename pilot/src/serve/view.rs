@@ -4,14 +4,13 @@
 //! differs from another. Clients of a kind share all of it.
 
 use std::{
-    borrow::Cow,
     collections::BTreeMap,
     sync::{Arc, LazyLock},
 };
 
 use super::{
     lookup::Index,
-    state::{Changes, State, digest},
+    state::{Changes, Digest, State},
     types::Type,
 };
 use crate::compile::{Resource, Resources, waypoint::WaypointConfig};
@@ -21,7 +20,7 @@ const WORKLOAD_FIELD: u8 = 0x0a;
 
 /// The table for DNS: it has no name and nothing in it.
 static NAMES: LazyLock<Resources> =
-    LazyLock::new(|| Resources::from([("".into(), Resource { encoded: Vec::new(), hash: 0 })]));
+    LazyLock::new(|| Resources::unit("".into(), Resource { encoded: Vec::new(), hash: 0 }));
 
 /// What one client is to have: never changes.
 #[derive(Debug)]
@@ -39,7 +38,7 @@ pub(crate) struct View {
 #[derive(Debug)]
 pub(crate) struct Configuration {
     resources: BTreeMap<&'static str, Resources>,
-    digests: BTreeMap<&'static str, String>,
+    digests: BTreeMap<&'static str, Digest>,
 }
 
 impl From<&WaypointConfig> for Configuration {
@@ -51,7 +50,7 @@ impl From<&WaypointConfig> for Configuration {
 impl Configuration {
     /// Of the resources of each type, by its URL.
     pub(crate) fn of(resources: BTreeMap<&'static str, Resources>) -> Self {
-        let digests = resources.iter().map(|(of, resources)| (*of, digest(resources))).collect();
+        let digests = resources.iter().map(|(of, all)| (*of, Digest::of(all))).collect();
         Self { resources, digests }
     }
 }
@@ -123,17 +122,13 @@ impl View {
     }
 
     /// One word for all resources of a type: equal for equal content.
-    pub(crate) fn digest(&self, of: Type) -> Cow<'_, str> {
-        match of.of_daemons() {
-            Some(of) => Cow::Borrowed(self.state.digest(of)),
-            None => {
-                let known = self.waypoint.as_ref().and_then(|all| all.digests.get(of.type_url()));
-                match known {
-                    Some(digest) => Cow::Borrowed(digest),
-                    None => Cow::Owned(self.resources(of).map_or_else(String::new, digest)),
-                }
-            }
+    pub(crate) fn digest(&self, of: Type) -> String {
+        if let Some(of) = of.of_daemons() {
+            return self.state.digest(of);
         }
+        let known = self.waypoint.as_ref().and_then(|all| all.digests.get(of.type_url())).copied();
+        let digest = known.or_else(|| self.resources(of).map(Digest::of));
+        digest.map_or_else(String::new, |digest| digest.to_string())
     }
 
     /// How this view differs from `older`.

@@ -98,6 +98,20 @@ impl Member {
         }
     }
 
+    /// Where it stands among what is behind a host: what slices name, then pods by name, then what entries say.
+    pub(super) fn order(&self) -> (u8, &str) {
+        match self {
+            Self::Listed(..) | Self::Foreign(..) => (0, ""),
+            Self::Pod(pod) => Self::order_of(pod),
+            Self::Entry(_) | Self::Inline(..) | Self::Name(_) => (2, ""),
+        }
+    }
+
+    /// Where a pod that is selected stands.
+    pub(super) fn order_of(pod: &Object<Pod>) -> (u8, &str) {
+        (1, &pod.meta.name)
+    }
+
     /// Which of the host's ports leads to which of its own.
     pub(crate) fn ports(&self, host: &Host) -> PortPairs {
         match self {

@@ -1,6 +1,6 @@
 //! Whether a pod takes tunnels.
 
-use crate::manifests::{Labels, Meta, Pod};
+use crate::manifests::{Labels, Manifests, Meta, Pod};
 
 /// How a workload takes part in the mesh.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,8 +24,9 @@ pub(crate) enum Marks {
 
 impl Marks {
     /// One pod that has been captured tells that there are agents.
-    pub(super) fn of<'a>(mut pods: impl Iterator<Item = &'a Meta>) -> Self {
-        if pods.any(is_marked) { Self::Written } else { Self::Missing }
+    pub(super) fn of(manifests: &Manifests) -> Self {
+        let any = manifests.pods.iter().any(|pod| is_marked(&pod.meta));
+        if any { Self::Written } else { Self::Missing }
     }
 }
 

@@ -4,6 +4,7 @@
 //! found by name, with their [`Endpoint`]s. Knows nothing of who is to receive them.
 
 mod allocate;
+mod change;
 mod endpoint;
 mod enrolled;
 mod host;
@@ -44,21 +45,29 @@ pub(crate) type PortPairs = Vec<(u16, u16)>;
 /// Hosts of ServiceEntries with the addresses given to them, by `namespace/name`.
 type Allocations = HashMap<String, Vec<(Arc<str>, IpAddr)>>;
 
+/// Services without a selector, by the pods that their slices name.
+type Listing = HashMap<Box<str>, Vec<(Arc<Host>, Member)>>;
+
 /// All services.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Registry {
+    fixed: Arc<Fixed>,
+    /// By the host's index. Of each host: what slices name, its pods by name, what entries say.
+    members: Vec<Arc<Vec<Member>>>,
+    marks: Marks,
+}
+
+/// What a pod that comes or goes does not change, but for pods that slices name.
+#[derive(Debug)]
+struct Fixed {
     hosts: Vec<Arc<Host>>,
     by_name: HashMap<Box<str>, Vec<Arc<Host>>>,
     selectors: Selectors<Arc<Host>>,
-    /// Of Services without a selector, by the pods that their slices name.
-    listing: HashMap<Box<str>, Vec<(Arc<Host>, Member)>>,
-    /// By the host's index.
-    members: Vec<Vec<Member>>,
+    listing: Listing,
     vms: Vec<Arc<Vm>>,
     nodes: HashMap<Box<str>, Arc<Locality>>,
     namespaces: HashMap<Box<str>, Labels>,
     network: Box<str>,
-    marks: Marks,
     allocated: Allocations,
 }
 
@@ -86,50 +95,51 @@ impl Registry {
             .nodes
             .iter()
             .map(|node| ((&*node.meta.name).into(), Arc::new(locality_of_node(&node.meta.labels))));
-        let mut registry = Self {
-            members: vec![Vec::new(); hosts.len()],
+        let mut members = vec![Vec::new(); hosts.len()];
+        let fixed = Fixed {
+            listing: listing(&hosts, manifests, &mut members),
             hosts,
             by_name,
             selectors,
-            listing: HashMap::new(),
             vms: manifests.workload_entries.iter().map(vm).collect(),
             nodes: nodes.collect(),
             network: local_network(&namespaces, config),
             namespaces,
             allocated,
-            marks: Marks::of(manifests.pods.iter().map(|pod| &pod.meta)),
         };
-        registry.add_slices(manifests);
-        registry.add_pods(manifests);
-        registry.add_entries();
-        registry
+        fixed.add_pods(manifests, &mut members);
+        fixed.add_entries(&mut members);
+        Self {
+            fixed: Arc::new(fixed),
+            members: members.into_iter().map(Arc::new).collect(),
+            marks: Marks::of(manifests),
+        }
     }
 
     /// The service of that name in that namespace.
     pub(crate) fn find(&self, namespace: &str, hostname: &str) -> Option<&Arc<Host>> {
-        let mut same = self.by_name.get(hostname)?.iter();
+        let mut same = self.fixed.by_name.get(hostname)?.iter();
         same.find(|host| *host.meta.namespace == *namespace)
     }
 
     /// The services of that name, the canonical one first.
     pub(crate) fn by_hostname(&self, hostname: &str) -> impl Iterator<Item = &Arc<Host>> {
-        self.by_name.get(hostname).into_iter().flatten()
+        self.fixed.by_name.get(hostname).into_iter().flatten()
     }
 
     /// All of them, sorted by namespace and name of the object they come from.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Host>> {
-        self.hosts.iter()
+        self.fixed.hosts.iter()
     }
 
     /// What is behind a service: of all its ports, the unhealthy and terminating included.
     pub(crate) fn endpoints(&self, host: &Host) -> Vec<Endpoint> {
-        let members = self.members.get(host.index).into_iter().flatten();
-        members.filter_map(|member| self.endpoint(host, member)).collect()
+        self.members(host).iter().filter_map(|member| self.endpoint(host, member)).collect()
     }
 
     /// What is behind a service, as it was written.
     pub(crate) fn members(&self, host: &Host) -> &[Member] {
-        self.members.get(host.index).map_or(&[], Vec::as_slice)
+        self.members.get(host.index).map_or(&[], |members| members.as_slice())
     }
 
     /// The services that a pod is behind, each with the ports that lead to it.
@@ -138,7 +148,7 @@ impl Registry {
         let selecting = self.selecting(&meta.namespace, &meta.labels);
         let mut leading: Vec<_> =
             selecting.map(|host| (host, endpoint::pod_ports(host, &pod.spec))).collect();
-        let listing = self.listing.get(pod_key(&meta.namespace, &meta.name).as_str());
+        let listing = self.fixed.listing.get(pod_key(&meta.namespace, &meta.name).as_str());
         let listing = listing.into_iter().flatten();
         leading.extend(listing.map(|(host, member)| (host, member.ports(host))));
         leading
@@ -150,23 +160,23 @@ impl Registry {
         namespace: &str,
         labels: &Labels,
     ) -> impl Iterator<Item = &'a Arc<Host>> {
-        self.selectors.matching(namespace, labels)
+        self.fixed.selectors.matching(namespace, labels)
     }
 
     /// All WorkloadEntries.
     pub(crate) fn vms(&self) -> &[Arc<Vm>] {
-        &self.vms
+        &self.fixed.vms
     }
 
     /// Where the mesh's own addresses mean something; empty if networks have no names.
     pub(crate) fn network(&self) -> &str {
-        &self.network
+        &self.fixed.network
     }
 
     /// The addresses given to the hosts of a ServiceEntry, also if another entry has a host before it.
     pub(crate) fn allocated(&self, entry: &Meta) -> &[(Arc<str>, IpAddr)] {
         let key = format!("{}/{}", entry.namespace, entry.name);
-        self.allocated.get(&key).map_or(&[], Vec::as_slice)
+        self.fixed.allocated.get(&key).map_or(&[], Vec::as_slice)
     }
 
     /// Who sees a ServiceEntry by the mesh's rules alone.
@@ -187,18 +197,18 @@ impl Registry {
         });
         let mut endpoints: Vec<_> =
             members.filter_map(|member| self.endpoint(host, member)).collect();
-        endpoints.retain(|endpoint| *endpoint.network != *self.network);
+        endpoints.retain(|endpoint| *endpoint.network != *self.fixed.network);
         endpoints
     }
 
     /// Where a node is.
     pub(crate) fn locality_of_node(&self, node: &str) -> Option<&Arc<Locality>> {
-        self.nodes.get(node)
+        self.fixed.nodes.get(node)
     }
 
     /// The labels of a namespace, if it is there.
     pub(crate) fn namespace(&self, name: &str) -> Option<&Labels> {
-        self.namespaces.get(name)
+        self.fixed.namespaces.get(name)
     }
 
     fn endpoint(&self, host: &Host, member: &Member) -> Option<Endpoint> {
@@ -251,7 +261,7 @@ impl Registry {
         let plain = self.plain(host, member, meta);
         Some(Endpoint {
             addresses,
-            locality: self.nodes.get(&*spec.node).cloned().unwrap_or(plain.locality),
+            locality: self.fixed.nodes.get(&*spec.node).cloned().unwrap_or(plain.locality),
             health: Health::of_pod(spec),
             tunnel: enrolled != Enrolled::No,
             service_account: spec.service_account.clone(),
@@ -294,7 +304,7 @@ impl Registry {
     fn plain(&self, host: &Host, member: &Member, meta: &Meta) -> Endpoint {
         let labels = member.labels();
         let (canonical_name, canonical_revision) = canonical(labels, &meta.name);
-        let network = labels.get(NETWORK_LABEL).map_or(&*self.network, String::as_str);
+        let network = labels.get(NETWORK_LABEL).map_or(&*self.fixed.network, String::as_str);
         Endpoint {
             addresses: Vec::new(),
             hostname: None,
@@ -313,70 +323,36 @@ impl Registry {
             member: member.clone(),
         }
     }
+}
 
-    fn add_pods(&mut self, manifests: &Manifests) {
+impl Fixed {
+    fn selecting_pod(&self, pod: &Object<Pod>) -> impl Iterator<Item = &Arc<Host>> {
+        self.selectors.matching(&pod.meta.namespace, &pod.meta.labels)
+    }
+
+    fn add_pods(&self, manifests: &Manifests, members: &mut [Vec<Member>]) {
+        let listed: Vec<_> = members.iter().map(Vec::len).collect();
         for pod in manifests.pods.iter().filter(|pod| can_be_reached(pod)) {
-            for host in self.selectors.matching(&pod.meta.namespace, &pod.meta.labels) {
-                self.members[host.index].push(Member::Pod(Arc::clone(pod)));
+            for host in self.selecting_pod(pod) {
+                members[host.index].push(Member::Pod(Arc::clone(pod)));
             }
+        }
+        // Whatever the order in which they came, it is the same in the end.
+        for (members, listed) in members.iter_mut().zip(listed) {
+            members[listed..].sort_by(|a, b| a.order().cmp(&b.order()));
         }
     }
 
-    /// Slices count for Services that have no selector: those of the others say what their pods say themselves.
-    fn add_slices(&mut self, manifests: &Manifests) {
-        let by_service: HashMap<(&str, &str), &Arc<Host>> = self
-            .hosts
-            .iter()
-            .filter(|host| host.service().is_some_and(|service| service.selector.is_empty()))
-            .map(|host| ((&*host.meta.namespace, &*host.meta.name), host))
-            .collect();
-        let mut listed: HashSet<String> = HashSet::new();
-        let mut found = Vec::new();
-        for slice in &manifests.endpoint_slices {
-            let service = slice.spec.service.as_deref();
-            let host = service.and_then(|name| by_service.get(&(&*slice.meta.namespace, name)));
-            let Some(host) = host else { continue };
-            for (i, endpoint) in slice.spec.endpoints.iter().enumerate() {
-                match &endpoint.pod {
-                    Some((namespace, name)) => {
-                        let key = pod_key(namespace, name);
-                        listed.insert(key.clone());
-                        found.push((Arc::clone(host), Some(key), Arc::clone(slice), i));
-                    }
-                    None => found.push((Arc::clone(host), None, Arc::clone(slice), i)),
-                }
-            }
-        }
-        if found.is_empty() {
-            return;
-        }
-        let pods = manifests.pods.iter().filter(|pod| can_be_reached(pod));
-        let pods: HashMap<String, &Arc<Object<Pod>>> = pods
-            .map(|pod| (pod_key(&pod.meta.namespace, &pod.meta.name), pod))
-            .filter(|(key, _)| listed.contains(key))
-            .collect();
-        for (host, key, slice, i) in found {
-            let Some(key) = key else {
-                self.members[host.index].push(Member::Foreign(slice, i));
-                continue;
-            };
-            let Some(pod) = pods.get(&key) else { continue };
-            let member = Member::Listed(Arc::clone(pod), slice, i);
-            self.members[host.index].push(member.clone());
-            self.listing.entry(key.into()).or_default().push((host, member));
-        }
-    }
-
-    fn add_entries(&mut self) {
+    fn add_entries(&self, members: &mut [Vec<Member>]) {
         for vm in &self.vms {
             let namespace = &vm.object.meta.namespace;
             for host in self.selectors.matching(namespace, &vm.labels) {
-                self.members[host.index].push(Member::Entry(Arc::clone(vm)));
+                members[host.index].push(Member::Entry(Arc::clone(vm)));
             }
         }
         for host in &self.hosts {
             let Origin::Entry(entry) = &host.origin else { continue };
-            let members = &mut self.members[host.index];
+            let members = &mut members[host.index];
             let inline = 0..entry.spec.endpoints.len();
             members.extend(inline.map(|i| Member::Inline(Arc::clone(entry), i)));
             if is_named_by_itself(entry) {
@@ -384,6 +360,49 @@ impl Registry {
             }
         }
     }
+}
+
+/// Slices count for Services that have no selector: those of the others say what their pods say themselves. Says which
+/// pods are behind which of those Services, missing ones included.
+fn listing(hosts: &[Arc<Host>], manifests: &Manifests, members: &mut [Vec<Member>]) -> Listing {
+    let by_service: HashMap<(&str, &str), &Arc<Host>> = hosts
+        .iter()
+        .filter(|host| host.service().is_some_and(|service| service.selector.is_empty()))
+        .map(|host| ((&*host.meta.namespace, &*host.meta.name), host))
+        .collect();
+    let mut listing = Listing::new();
+    let mut found = Vec::new();
+    for slice in &manifests.endpoint_slices {
+        let service = slice.spec.service.as_deref();
+        let host = service.and_then(|name| by_service.get(&(&*slice.meta.namespace, name)));
+        let Some(host) = host else { continue };
+        for (i, endpoint) in slice.spec.endpoints.iter().enumerate() {
+            let key = endpoint.pod.as_ref().map(|(namespace, name)| pod_key(namespace, name));
+            if let Some(key) = &key {
+                listing.entry(key.as_str().into()).or_default();
+            }
+            found.push((*host, key, Arc::clone(slice), i));
+        }
+    }
+    if found.is_empty() {
+        return listing;
+    }
+    let pods = manifests.pods.iter().filter(|pod| can_be_reached(pod));
+    let pods: HashMap<String, &Arc<Object<Pod>>> = pods
+        .map(|pod| (pod_key(&pod.meta.namespace, &pod.meta.name), pod))
+        .filter(|(key, _)| listing.contains_key(key.as_str()))
+        .collect();
+    for (host, key, slice, i) in found {
+        let Some(key) = key else {
+            members[host.index].push(Member::Foreign(slice, i));
+            continue;
+        };
+        let Some(pod) = pods.get(&key) else { continue };
+        let member = Member::Listed(Arc::clone(pod), slice, i);
+        members[host.index].push(member.clone());
+        listing.entry(key.into()).or_default().push((Arc::clone(host), member));
+    }
+    listing
 }
 
 /// Whether DNS is asked for the hosts of an entry themselves.

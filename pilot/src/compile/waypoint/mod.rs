@@ -23,6 +23,8 @@ mod tcp;
 pub(crate) mod telemetry;
 mod tls;
 
+use std::sync::Arc;
+
 use proto::envoy::envoy::config::{
     cluster::v3::Cluster,
     core::v3::{Node, TypedExtensionConfig},
@@ -83,7 +85,7 @@ impl WaypointConfig {
 }
 
 fn named<'a>(resources: impl Iterator<Item = (&'a String, Resource)>) -> Resources {
-    resources.map(|(name, resource)| (name.as_str().into(), resource)).collect()
+    resources.map(|(name, resource)| (Arc::from(name.as_str()), resource)).collect()
 }
 
 /// What the Envoy that says it is `node` is sent; nothing if it belongs to no Gateway that is a waypoint.
