@@ -37,17 +37,27 @@ pub(crate) fn demo(place: &Place, arguments: &[OsString]) -> Result<()> {
     in_testbed(place, "demo", Profile::Debug, arguments)
 }
 
-/// Measures the daemon's decisions by themselves, then the mesh. Rows named `decide-…` are decisions.
+/// Benches of single crates: how the names of their rows begin, the package, the bench.
+const BENCHES: [(&str, &str, &str); 2] =
+    [("decide-", "ztunnel", "decisions"), ("pilot-", "pilot", "mesh")];
+
+/// Measures the daemon's decisions and the control plane by themselves, then the mesh. Rows named `decide-…` are
+/// decisions, those named `pilot-…` the control plane's.
 pub(crate) fn bench(place: &Place, arguments: &[OsString]) -> Result<()> {
-    let is_decision = |argument: &&OsString| argument.to_string_lossy().starts_with("decide-");
-    let (decisions, others): (Vec<_>, Vec<_>) = arguments.iter().partition(is_decision);
+    let of = |argument: &OsString, prefix: &str| argument.to_string_lossy().starts_with(prefix);
+    let of_any = |argument: &&OsString| BENCHES.iter().any(|(prefix, ..)| of(argument, prefix));
+    let (named, others): (Vec<_>, Vec<_>) = arguments.iter().partition(of_any);
     let asks_help =
         others.iter().any(|argument| ["--help", "-h"].contains(&&*argument.to_string_lossy()));
-    if !decisions.is_empty() || (!names_rows(&others) && !asks_help) {
-        let bench = ["bench", "--package", "ztunnel", "--bench", "decisions", "--"];
-        run(cargo(place).args(bench).args(&decisions))?;
+    let all = named.is_empty() && !names_rows(&others) && !asks_help;
+    for (prefix, package, bench) in BENCHES {
+        let rows: Vec<_> = named.iter().filter(|argument| of(argument, prefix)).collect();
+        if all || !rows.is_empty() {
+            let bench = ["bench", "--package", package, "--bench", bench, "--"];
+            run(cargo(place).args(bench).args(rows))?;
+        }
     }
-    if decisions.is_empty() || names_rows(&others) {
+    if named.is_empty() || names_rows(&others) {
         let others: Vec<OsString> = others.into_iter().cloned().collect();
         in_testbed(place, "bench", Profile::Release, &others)?;
     }
