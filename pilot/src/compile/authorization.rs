@@ -96,7 +96,8 @@ fn rules(policy: &Object<AuthorizationPolicy>) -> Vec<security::Rule> {
         .collect()
 }
 
-fn clauses(rule: &Rule, namespace: &str) -> Vec<Clause> {
+/// What a rule comes to at layer 4.
+pub(crate) fn clauses(rule: &Rule, namespace: &str) -> Vec<Clause> {
     let mut clauses = Vec::new();
     if let Some(to) = &rule.to {
         let matches = to.iter().filter_map(|to| to.operation.as_ref()).map(operation_match);

@@ -4,14 +4,15 @@
 //! `istio.security.Authorization` by its xDS name, and which identities live on which node. No I/O, no clock: equal
 //! input gives equal bytes.
 
-mod attachment;
-mod authorization;
+pub(crate) mod attachment;
+pub(crate) mod authorization;
 mod canonical;
 mod identities;
 mod incremental;
 pub mod mesh_config;
 mod networks;
-mod peer_authentication;
+mod origins;
+pub(crate) mod peer_authentication;
 pub(crate) mod registry;
 mod selector;
 mod service;
@@ -33,6 +34,7 @@ use twox_hash::XxHash64;
 pub(crate) use authorization::can_fire;
 pub use identities::NodeIdentities;
 pub use mesh_config::MeshConfig;
+pub use origins::{Origin, Source, of_daemons};
 pub(crate) use snapshot::Snapshot;
 /// What routes of the Gateway API refer to, and what of them is followed.
 pub(crate) use waypoint::routes::gateway_api as route_rules;
@@ -157,6 +159,8 @@ fn address(of: address::Type) -> Resource {
 
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod origins_tests;
 #[cfg(test)]
 mod sequence_tests;
 #[cfg(test)]

@@ -23,7 +23,8 @@ use super::{
 };
 use crate::manifests::{Labels, Manifests, Object, TargetPort, gateway_api::Gateway};
 
-const NETWORK_LABEL: &str = "topology.istio.io/network";
+/// What tells the network of a Gateway.
+pub(super) const NETWORK_LABEL: &str = "topology.istio.io/network";
 
 /// Other networks, and what is behind each global service in them.
 #[derive(Debug, Default, PartialEq)]

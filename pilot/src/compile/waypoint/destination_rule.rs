@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The rules that count for one client.
-pub(super) struct Rules<'a> {
+pub(crate) struct Rules<'a> {
     client_namespace: String,
     client_labels: Labels,
     root_namespace: &'a str,
@@ -73,6 +73,8 @@ pub(crate) struct Traffic<'a> {
     pub retry_budget: Option<&'a RetryBudget>,
     /// The rule that says so.
     pub origin: Option<&'a Meta>,
+    /// The policy that says whom certificates must be from.
+    pub tls_origin: Option<&'a Meta>,
 }
 
 /// Roots that a BackendTLSPolicy names.
@@ -86,7 +88,7 @@ pub(crate) enum Roots<'a> {
 
 impl<'a> Rules<'a> {
     /// Of all that a client with these labels in this namespace may see.
-    pub(super) fn of(
+    pub(crate) fn of(
         manifests: &'a Manifests,
         config: &'a MeshConfig,
         client_namespace: &str,
@@ -120,7 +122,7 @@ impl<'a> Rules<'a> {
     }
 
     /// The subsets of a host, the first of each name.
-    pub(super) fn subsets(&self, host: &Host, side: Side) -> Vec<&'a Subset> {
+    pub(crate) fn subsets(&self, host: &Host, side: Side) -> Vec<&'a Subset> {
         self.rule(host, side).map(|rule| rule.subsets.clone()).unwrap_or_default()
     }
 
@@ -144,6 +146,7 @@ impl<'a> Rules<'a> {
         {
             traffic.tls = Some(Cow::Owned(client_tls(&policy.spec)));
             traffic.roots = self.roots(policy);
+            traffic.tls_origin = Some(&policy.meta);
         }
         traffic
     }

@@ -8,7 +8,7 @@ mod chains;
 mod client;
 mod clusters;
 mod context;
-mod destination_rule;
+pub(crate) mod destination_rule;
 mod endpoints;
 mod extensions;
 mod http;
@@ -17,6 +17,7 @@ mod locality;
 mod matcher;
 pub(crate) mod message;
 mod networks;
+mod origins;
 pub(crate) mod policy;
 pub(crate) mod routes;
 mod tcp;
@@ -32,7 +33,7 @@ use proto::envoy::envoy::config::{
     listener::v3::Listener,
 };
 
-use super::{MeshConfig, Resource, Resources, world::World};
+use super::{MeshConfig, Origin, Resource, Resources, world::World};
 use crate::manifests::Manifests;
 
 pub use client::{Build, Client, ClientError};
@@ -114,6 +115,19 @@ pub fn of_gateway(
     let client = Client::of_gateway(manifests, config, &world.registry, namespace, name)?;
     let context = Context::new(manifests, &world, &client)?;
     Some(compile(&context))
+}
+
+/// What each part of what the pods of a Gateway are sent comes from; nothing if it is no waypoint, or has no pod.
+pub fn origins_of_gateway(
+    manifests: &Manifests,
+    config: &MeshConfig,
+    namespace: &str,
+    name: &str,
+) -> Option<Vec<Origin>> {
+    let world = World::of(manifests, config);
+    let client = Client::of_gateway(manifests, config, &world.registry, namespace, name)?;
+    let context = Context::new(manifests, &world, &client)?;
+    Some(origins::origins(&context))
 }
 
 pub(in crate::compile) fn compile(context: &Context<'_>) -> WaypointConfig {

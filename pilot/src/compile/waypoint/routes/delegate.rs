@@ -30,16 +30,22 @@ impl<'a> Delegates<'a> {
         }
     }
 
-    /// The rules of a VirtualService that has hosts.
-    pub(super) fn resolve<'b>(&self, meta: &Meta, spec: &'b VirtualService) -> Cow<'b, [HttpRule]> {
+    /// The rules of a VirtualService that has hosts, and the object that each comes from.
+    pub(super) fn resolve(
+        &self,
+        meta: &'a Meta,
+        spec: &'a VirtualService,
+    ) -> (Cow<'a, [HttpRule]>, Vec<&'a Meta>) {
         if spec.http.iter().all(|rule| rule.delegate.is_none()) {
-            return Cow::Borrowed(&spec.http);
+            return (Cow::Borrowed(&spec.http), vec![meta; spec.http.len()]);
         }
-        Cow::Owned(spec.http.iter().flat_map(|rule| self.resolve_rule(meta, rule)).collect())
+        let rules = spec.http.iter().flat_map(|rule| self.resolve_rule(meta, rule));
+        let (rules, origins): (Vec<_>, _) = rules.unzip();
+        (Cow::Owned(rules), origins)
     }
 
-    fn resolve_rule(&self, meta: &Meta, root: &HttpRule) -> Vec<HttpRule> {
-        let Some(delegate) = &root.delegate else { return vec![root.clone()] };
+    fn resolve_rule(&self, meta: &'a Meta, root: &HttpRule) -> Vec<(HttpRule, &'a Meta)> {
+        let Some(delegate) = &root.delegate else { return vec![(root.clone(), meta)] };
         let namespace = match delegate.namespace.as_str() {
             "" => &meta.namespace,
             namespace => namespace,
@@ -49,7 +55,7 @@ impl<'a> Delegates<'a> {
             return Vec::new();
         };
         let leaves = found.spec.http.iter().filter(|leaf| leaf.delegate.is_none());
-        leaves.filter_map(|leaf| merge(root, leaf)).collect()
+        leaves.filter_map(|leaf| Some((merge(root, leaf)?, &found.meta))).collect()
     }
 }
 

@@ -35,11 +35,17 @@ use self::{
     destination::Destinations,
     rule_set::{RuleSet, Semantics},
 };
-pub(crate) use self::{rule_set::Routes, tcp::tcp};
+pub(crate) use self::{
+    rule_set::{Routes, full_name},
+    tcp::tcp,
+};
 use super::{ChainKind, Context, ENCAP, inbound_cluster};
 use crate::{
     compile::registry::{Host, Port},
-    manifests::networking::{HttpMatch, HttpRule},
+    manifests::{
+        Meta,
+        networking::{HttpMatch, HttpRule},
+    },
 };
 
 /// Of answers that routes give themselves.
@@ -59,12 +65,29 @@ pub(crate) fn http(
     };
     let cluster = inbound_cluster(host, port, ChainKind::Http, "");
     let sets = of_host(context, host);
-    let routes: Vec<Route> =
-        sets.into_iter().flat_map(|set| routes_of(context, set, port.number)).collect();
+    let routes = sets.into_iter().flat_map(|set| routes_of(context, set, port.number));
+    let routes: Vec<Route> = routes.map(|(route, _)| route).collect();
     if routes.is_empty() {
         return default_routes(context, cluster, Some((host, port)));
     }
     configuration(cluster, port.number, domain(host), routes)
+}
+
+/// The routes of requests to one port of a host, each with the object that it comes from.
+pub(super) fn origins<'m>(
+    context: &Context<'m>,
+    host: &Host,
+    port: &Port,
+) -> Vec<(Route, &'m Meta)> {
+    let sets = of_host(context, host).into_iter();
+    sets.flat_map(|set| routes_of(context, set, port.number)).collect()
+}
+
+/// The objects that say where connections to a host go, whether or not they are for the port.
+pub(super) fn origins_of_connections<'m>(context: &Context<'m>, host: &Host) -> Vec<&'m Meta> {
+    let sets = of_host(context, host).into_iter();
+    let sets = sets.filter(|set| !set.tcp.is_empty() || !set.tls.is_empty());
+    sets.filter_map(|set| set.of_connections).collect()
 }
 
 /// The services beyond this waypoint's own that its routes lead to: namespace and host name. Services outside the mesh
@@ -138,18 +161,19 @@ fn default_routes(
 }
 
 /// The routes that rules have on a port, up to the first that no request can pass.
-fn routes_of(context: &Context<'_>, set: &RuleSet<'_>, port: u16) -> Vec<Route> {
+fn routes_of<'m>(context: &Context<'m>, set: &RuleSet<'m>, port: u16) -> Vec<(Route, &'m Meta)> {
     let destinations =
         Destinations { context, namespace: set.namespace, port, kind: ChainKind::Http };
     let mut routes = Vec::new();
-    for rule in set.http.iter().filter(|rule| leads_somewhere(rule)) {
+    let rules = set.http.iter().zip(&set.of_http);
+    for (rule, meta) in rules.filter(|(rule, _)| leads_somewhere(rule)) {
         let here = rule.r#match.iter().filter(|one| applies(one, port, context)).map(Some);
         let always = rule.r#match.is_empty().then_some(None);
         for matched in here.chain(always) {
             let route = route(set, rule, matched, &destinations);
             let ends =
                 matched.is_none() || route.r#match.as_ref().is_some_and(matches::is_catch_all);
-            routes.push(route);
+            routes.push((route, *meta));
             if ends {
                 return routes;
             }

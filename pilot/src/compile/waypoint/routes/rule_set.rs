@@ -31,6 +31,10 @@ pub(crate) struct RuleSet<'a> {
     /// Full names; one may begin with `*`.
     pub(crate) hosts: Vec<String>,
     pub(crate) http: Cow<'a, [HttpRule]>,
+    /// The object that each of those rules comes from.
+    pub(crate) of_http: Vec<&'a Meta>,
+    /// The object of the other rules.
+    pub(crate) of_connections: Option<&'a Meta>,
     pub(crate) tls: Cow<'a, [TlsRule]>,
     pub(crate) tcp: Cow<'a, [TcpRule]>,
     /// Who may use them; empty means everybody.
@@ -150,7 +154,7 @@ fn covers(pattern: &str, hostname: &str) -> bool {
 fn of_virtual_service<'a>(
     meta: &'a Meta,
     spec: &'a VirtualService,
-    delegates: &delegate::Delegates<'_>,
+    delegates: &delegate::Delegates<'a>,
     cluster_domain: &str,
 ) -> Option<RuleSet<'a>> {
     let for_mesh = spec.gateways.is_empty() || spec.gateways.iter().any(|name| name == "mesh");
@@ -158,12 +162,15 @@ fn of_virtual_service<'a>(
         return None;
     }
     let hosts = spec.hosts.iter().map(|host| full_name(host, &meta.namespace, cluster_domain));
+    let (http, of_http) = delegates.resolve(meta, spec);
     Some(RuleSet {
         namespace: &meta.namespace,
         name: Cow::Borrowed(&*meta.name),
         semantics: Semantics::VirtualService,
         hosts: hosts.map(Cow::into_owned).collect(),
-        http: delegates.resolve(meta, spec),
+        http,
+        of_http,
+        of_connections: Some(meta),
         tls: Cow::Borrowed(&spec.tls),
         tcp: Cow::Borrowed(&spec.tcp),
         export_to: &spec.export_to,

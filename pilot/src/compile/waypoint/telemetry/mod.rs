@@ -99,6 +99,14 @@ pub(crate) fn around(context: &Context<'_>) -> AroundLogs {
 
 /// The resources that count for a host, the most general one first.
 fn levels<'a>(context: &Context<'a>, host: Option<&Host>) -> Vec<&'a written::Telemetry> {
+    objects(context, host).into_iter().map(|one| &one.spec).collect()
+}
+
+/// Those resources themselves.
+pub(super) fn objects<'a>(
+    context: &Context<'a>,
+    host: Option<&Host>,
+) -> Vec<&'a Object<written::Telemetry>> {
     let place = Place::of(context, host);
     let manifests: &'a Manifests = context.manifests;
     let all = &manifests.telemetries;
@@ -130,7 +138,7 @@ fn levels<'a>(context: &Context<'a>, host: Option<&Host>) -> Vec<&'a written::Te
         special.sort_by(|a, b| b.meta.seniority().cmp(&a.meta.seniority()));
         levels.extend(special);
     }
-    levels.into_iter().map(|one| &one.spec).collect()
+    levels
 }
 
 /// Whether something counts on the side of the server, which is where a waypoint stands.

@@ -50,6 +50,9 @@ struct Key<'a> {
     port: Option<u16>,
 }
 
+/// A rule, and the route that has it.
+type Written<'a> = (HttpRule, &'a Meta);
+
 struct Parents<'a> {
     entries: BTreeMap<(&'a str, &'a str), &'a ServiceEntry>,
     cluster_domain: &'a str,
@@ -108,7 +111,7 @@ fn of_requests<'a>(manifests: &'a Manifests, parents: &Parents<'a>) -> Vec<RuleS
     let mut all: Vec<_> = http.chain(grpc).collect();
     all.sort_by(|(a, _), (b, _)| a.seniority().cmp(&b.seniority()));
 
-    let mut sets: BTreeMap<Key<'a>, (&'a str, Vec<HttpRule>)> = BTreeMap::new();
+    let mut sets: BTreeMap<Key<'a>, (&'a str, Vec<Written<'a>>)> = BTreeMap::new();
     for (meta, route) in all {
         let (references, rules) = match route {
             Route::Http(route) => {
@@ -122,13 +125,14 @@ fn of_requests<'a>(manifests: &'a Manifests, parents: &Parents<'a>) -> Vec<RuleS
             let mut rules = rules.clone();
             rules.iter_mut().for_each(|rule| restrict(rule, key.port));
             let (_, all) = sets.entry(key).or_insert_with(|| (&meta.created, Vec::new()));
-            all.append(&mut rules);
+            all.extend(rules.into_iter().map(|rule| (rule, meta)));
         }
     }
     let sets = sets.into_iter();
     sets.map(|(key, (created, mut http))| {
-        http.sort_by(|a, b| rank(b).cmp(&rank(a)));
-        RuleSet { http: Cow::Owned(http), created, ..empty(key) }
+        http.sort_by(|(a, _), (b, _)| rank(b).cmp(&rank(a)));
+        let (http, of_http): (Vec<_>, _) = http.into_iter().unzip();
+        RuleSet { http: Cow::Owned(http), of_http, created, ..empty(key) }
     })
     .collect()
 }
@@ -164,10 +168,22 @@ fn empty(key: Key<'_>) -> RuleSet<'_> {
         semantics: Semantics::GatewayApi,
         hosts: vec![key.host],
         http: Cow::Borrowed(&[]),
+        of_http: Vec::new(),
+        of_connections: None,
         tls: Cow::Borrowed(&[]),
         tcp: Cow::Borrowed(&[]),
         export_to: &[],
         created: "",
+    }
+}
+
+/// Rules of one route for one host.
+fn of_connections<'a>(meta: &'a Meta, key: Key<'a>) -> RuleSet<'a> {
+    RuleSet {
+        created: &meta.created,
+        name: Cow::Borrowed(&meta.name),
+        of_connections: Some(meta),
+        ..empty(key)
     }
 }
 
@@ -185,7 +201,7 @@ fn of_tcp_route<'a>(route: &'a Arc<Object<TcpRoute>>, parents: &Parents<'a>) -> 
             route: backend::connections(&rule.backend_refs, meta, parents.cluster_domain),
         });
         let tcp = Cow::Owned(tcp.collect());
-        RuleSet { tcp, created: &meta.created, name: Cow::Borrowed(&meta.name), ..empty(key) }
+        RuleSet { tcp, ..of_connections(meta, key) }
     })
     .collect()
 }
@@ -209,7 +225,7 @@ fn of_tls_route<'a>(route: &'a Arc<Object<TlsRoute>>, parents: &Parents<'a>) -> 
             route: backend::connections(&rule.backend_refs, meta, parents.cluster_domain),
         });
         let tls = Cow::Owned(tls.collect());
-        RuleSet { tls, created: &meta.created, name: Cow::Borrowed(&meta.name), ..empty(key) }
+        RuleSet { tls, ..of_connections(meta, key) }
     })
     .collect()
 }
