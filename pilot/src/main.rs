@@ -16,12 +16,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh::identity::Spiffe;
 use mesh::telemetry::{LogConfig, LogFormat, Metrics, record_build, start_log};
 use pilot::{
+    analysis::{Severity, analyze, with_problems},
     ca::{CertificateAuthority, RotationStep, revoke, rotate},
     compile::MeshConfig,
     crds,
-    manifests::{Folder, Severity},
+    manifests::{self, Folder},
     offline::{self, Audience, Type},
     serve::{self, ManifestSource, NodeTokens, ServeConfig},
+    settings::Mesh,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -43,9 +45,8 @@ enum Command {
     Validate {
         /// The folder.
         folder: PathBuf,
-        /// The namespace whose policies count for the whole mesh.
-        #[arg(long, default_value = "istio-system")]
-        root_namespace: String,
+        #[command(flatten)]
+        mesh: Mesh,
     },
     /// Prints what a client would be sent for a folder of manifests: JSON by resource name, as protobuf's mapping has it.
     Compile {
@@ -186,47 +187,10 @@ struct Serve {
     log_format: String,
 }
 
-/// What counts for the whole mesh and stands in none of its resources.
-#[derive(Args)]
-struct Mesh {
-    /// First part of every workload's uid.
-    #[arg(long, default_value = "Kubernetes")]
-    cluster_id: String,
-    /// Trust domain of the mesh's identities.
-    #[arg(long, default_value = "cluster.local")]
-    trust_domain: String,
-    /// What stands after `svc.` in services' host names.
-    #[arg(long, default_value = "cluster.local")]
-    cluster_domain: String,
-    /// The network of all addresses.
-    #[arg(long, default_value = "")]
-    network: String,
-    /// The namespace whose policies count for the whole mesh.
-    #[arg(long, default_value = "istio-system")]
-    root_namespace: String,
-    /// The mesh has several networks, and addresses mean something in their own only.
-    #[arg(long, env = "AMBIENT_ENABLE_MULTI_NETWORK", action = clap::ArgAction::Set, default_value_t = false)]
-    multi_network: bool,
-}
-
-impl From<Mesh> for MeshConfig {
-    fn from(mesh: Mesh) -> Self {
-        Self {
-            cluster_id: mesh.cluster_id,
-            trust_domain: mesh.trust_domain,
-            cluster_domain: mesh.cluster_domain,
-            network: mesh.network,
-            multi_network: mesh.multi_network,
-            root_namespace: mesh.root_namespace,
-            ..Self::default()
-        }
-    }
-}
-
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Serve(arguments) => serve(*arguments)?,
-        Command::Validate { folder, root_namespace } => return validate(folder, &root_namespace),
+        Command::Validate { folder, mesh } => return validate(folder, &mesh.into()),
         Command::Compile { folder, audience, of, mesh } => {
             return print_compiled(folder, &audience, of, mesh.into());
         }
@@ -255,16 +219,17 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn validate(folder: PathBuf, root_namespace: &str) -> anyhow::Result<ExitCode> {
+fn validate(folder: PathBuf, base: &MeshConfig) -> anyhow::Result<ExitCode> {
     let mut folder = Folder::new(folder);
     folder.refresh(&HashSet::new())?;
-    let (manifests, mut problems) = folder.load(root_namespace);
-    let base = MeshConfig { root_namespace: root_namespace.to_owned(), ..MeshConfig::default() };
-    problems.extend(base.with_settings_of(&manifests).1);
-    for problem in &problems {
-        println!("{problem}");
+    let (manifests, mut problems) = folder.load(&base.root_namespace);
+    let (config, of_config) = base.with_settings_of(&manifests);
+    problems.extend(of_config);
+    let findings = with_problems(analyze(&manifests, &config), &problems);
+    for finding in &findings {
+        println!("{finding}");
     }
-    let count = |severity| problems.iter().filter(|one| one.severity == severity).count();
+    let count = |severity| findings.iter().filter(|one| one.code.severity() == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     println!(
         "{} pods, {} services, {} authorization policies, {} peer authentications: {errors} errors, {warnings} warnings",
@@ -305,7 +270,7 @@ fn print_compiled(
         }
     }
     writeln!(out)?;
-    let is_good = problems.iter().all(|problem| problem.severity != Severity::Error);
+    let is_good = problems.iter().all(|problem| problem.severity != manifests::Severity::Error);
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

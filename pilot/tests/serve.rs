@@ -579,7 +579,7 @@ fn validate_lists_everything_and_fails() {
     fs::write(dir.path().join("b.yaml"), "kind: Pod\n---\nb: [\n").unwrap();
     let (code, text) = validate(dir.path());
     assert_eq!((code, text.lines().count()), (Some(1), 3), "{text}");
-    assert!(text.contains("b.yaml:1: error: Pod: apiVersion: missing"), "{text}");
+    assert!(text.contains("b.yaml:1: error AQ0001: Pod: apiVersion: missing"), "{text}");
     let policy = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p, namespace: mesh}\n\
                   spec: {selector: {matchLabels: {app: web}}}\n";
     fs::write(dir.path().join("b.yaml"), policy).unwrap();

@@ -6,12 +6,14 @@
 mod definitions;
 mod link;
 mod objects;
+mod once;
 mod raw;
 mod seen;
 mod source;
 mod watch;
 mod writing;
 
+pub use once::{OnceError, once};
 pub(crate) use source::Source;
 pub(crate) use writing::Served;
 

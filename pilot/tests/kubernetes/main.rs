@@ -160,3 +160,21 @@ async fn while_the_server_is_away_what_it_said_last_is_served() {
     daemon.until(|held| held.contains(CART)).await;
     third.until(|held| held.contains(CART)).await;
 }
+
+#[tokio::test]
+async fn what_a_server_has_is_looked_at_once() {
+    let Some(server) = Server::start().await else { return };
+    server
+        .apply(json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": "shop", "labels": {"istio.io/use-waypoint": "nowhere"}},
+        }))
+        .await;
+    let read = ::pilot::kubernetes::once(Some(&server.kubeconfig()), "istio-system").await;
+    let (manifests, problems) = read.unwrap();
+    let found = ::pilot::analysis::analyze(&manifests, &::pilot::compile::MeshConfig::default());
+    let found = ::pilot::analysis::with_problems(found, &problems);
+    let codes: Vec<_> = found.iter().map(|one| (one.code.id(), one.object.as_str())).collect();
+    assert_eq!(codes, [("AQ0101", "Namespace shop")]);
+}

@@ -55,6 +55,7 @@ pub struct PolicyTarget {
 pub struct BackendValidation {
     pub ca_certificate_refs: Vec<LocalObjectReference>,
     /// `System`.
+    #[serde(rename = "wellKnownCACertificates")]
     pub well_known_ca_certificates: Option<String>,
     pub hostname: String,
     pub subject_alt_names: Vec<SubjectAltName>,
