@@ -5,8 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+mod analyze;
 mod answers;
 mod ask;
+mod diff;
+mod input;
+mod origins;
 mod record;
 mod recording;
 mod replay;
@@ -16,7 +20,7 @@ mod table;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -27,7 +31,8 @@ const FAILED: u8 = 2;
 
 /// Shows what the mesh does, and why.
 ///
-/// Exits with 0 if all is well or allowed, 1 if `explain` finds a connection refused, 2 if there is no answer.
+/// Exits with 0 if all is well or allowed, 1 if `explain` finds a connection refused, `analyze` an error or `diff` a
+/// difference, 2 if there is no answer.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -73,19 +78,35 @@ enum Command {
     },
     /// The open connections of a daemon's pods.
     Connections,
-    /// What would happen to a connection, and which policy decides it.
-    Explain {
-        /// Who connects: NAMESPACE/POD, or `outside` or `outside/ADDRESS` for somebody without identity.
-        #[arg(long)]
-        from: String,
-        /// To where: ADDRESS:PORT, of a pod or a service.
-        #[arg(long)]
-        to: String,
-    },
+    /// What would happen to a connection and which policy decides it, or which objects made what a client is sent.
+    Explain(Explain),
+    /// Looks for what is valid and yet not what was meant, in a folder or on an API server.
+    Analyze(analyze::Arguments),
+    /// What clients would be sent otherwise, if a folder were applied.
+    Diff(diff::Arguments),
     /// Plays recorded xDS to whoever subscribes.
     Replay(replay::Arguments),
     /// Records what a control plane sends to one of its clients.
     Record(record::Arguments),
+}
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Explain {
+    #[command(subcommand)]
+    of: Option<Explained>,
+    /// Who connects: NAMESPACE/POD, or `outside` or `outside/ADDRESS` for somebody without identity.
+    #[arg(long, required = true)]
+    from: Option<String>,
+    /// To where: ADDRESS:PORT, of a pod or a service.
+    #[arg(long, required = true)]
+    to: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Explained {
+    /// Which objects made what a client is sent.
+    Config(origins::Arguments),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -103,7 +124,15 @@ async fn main() -> ExitCode {
 async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Status => return status(cli).await,
-        Command::Explain { from, to } => return explain(cli, from, to).await,
+        Command::Explain(Explain { of: Some(Explained::Config(arguments)), .. }) => {
+            return origins::run(arguments, cli.output);
+        }
+        Command::Explain(Explain { of: None, from, to }) => {
+            let (from, to) = (from.as_deref(), to.as_deref());
+            return explain(cli, from.unwrap_or_default(), to.unwrap_or_default()).await;
+        }
+        Command::Analyze(arguments) => return analyze::run(arguments, cli.output).await,
+        Command::Diff(arguments) => return diff::run(arguments, &cli.pilot, cli.output).await,
         Command::Replay(arguments) => return replay::run(arguments).await,
         Command::Record(arguments) => return record::run(arguments).await,
         Command::Workloads { namespace, node } => {
