@@ -8,9 +8,9 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, RwLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -84,9 +84,9 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.pins.path()).status();
+        let _ = output("umount", &[self.pins.path().to_str().unwrap()]);
         for name in [&self.pod.name, &self.other.name, &self.outside.name, &self.fabric] {
-            let _ = Command::new("ip").args(["netns", "del", name]).status();
+            let _ = output("ip", &["netns", "del", name]);
         }
     }
 }
@@ -222,8 +222,23 @@ fn ip(arguments: &str) -> String {
     run("ip", &arguments.split(' ').collect::<Vec<_>>())
 }
 
+/// Held shared while another program runs: until it has begun, it has copies of this process's descriptors, those of
+/// tests beside it included.
+static CHILDREN: RwLock<()> = RwLock::new(());
+
+/// Drops what holds sockets or programs, when no child has copies of them: they are gone when this returns.
+pub(crate) fn close<T>(owned: T) {
+    let _no_children = CHILDREN.write().unwrap();
+    drop(owned);
+}
+
+fn output(program: &str, arguments: &[&str]) -> io::Result<Output> {
+    let _child = CHILDREN.read().unwrap();
+    Command::new(program).args(arguments).output()
+}
+
 fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
+    let output = output(program, arguments).unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {}: {said}", arguments.join(" "));
     String::from_utf8(output.stdout).unwrap()

@@ -9,7 +9,7 @@ use std::{
 
 use ztunnel::capture::{Capture, DaemonAway, DnsListeners, Exclusions, PodListeners, Scope};
 
-use crate::bed::{Bed, accept, canonical, connected, idle};
+use crate::bed::{Bed, accept, canonical, close, connected, idle};
 
 /// Servers that nobody is: only a captured query is answered.
 const SERVERS: [&str; 3] = ["203.0.113.53:53", "[2001:db8::53]:53", "[::ffff:203.0.113.54]:53"];
@@ -187,7 +187,7 @@ fn queries_of_pods_without_dns_capture_go_where_they_were_sent() {
 fn without_the_daemon_queries_are_refused_at_once() {
     let Some(bed) = Bed::new() else { return };
     let (_capture, daemon) = enrolled(&bed, DaemonAway::Refuse);
-    drop(daemon);
+    close(daemon);
     for server in SERVERS {
         let app = bed.pod.datagrams(any(server));
         let kind = |error: std::io::Error| error.kind();
@@ -204,7 +204,7 @@ fn without_the_daemon_queries_are_refused_at_once() {
 fn without_the_daemon_queries_of_a_pod_that_fails_open_go_to_the_server() {
     let Some(bed) = Bed::new() else { return };
     let (_capture, daemon) = enrolled(&bed, DaemonAway::Pass);
-    drop(daemon);
+    close(daemon);
     let server = bed.outside.datagrams("0.0.0.0:53");
     let app = bed.pod.datagrams("0.0.0.0:0");
     app.send_to(b"question", "10.77.0.9:53").unwrap();
@@ -278,7 +278,7 @@ fn a_new_daemon_takes_the_queries_over() {
     let app = bed.pod.datagrams("0.0.0.0:0");
     app.connect(SERVERS[0]).unwrap();
     let (new, new_daemon) = enrolled(&bed, DaemonAway::Refuse);
-    drop(old_daemon);
+    close(old_daemon);
     app.send(b"question").unwrap();
     let (_, asked) = take(&bed, &new, socket_for(&new_daemon, SERVERS[0]));
     assert_eq!(asked, Some(address(SERVERS[0])));
@@ -289,7 +289,7 @@ fn a_withdrawn_pod_asks_as_ever() {
     let Some(bed) = Bed::new() else { return };
     let (capture, daemon) = enrolled(&bed, DaemonAway::Refuse);
     capture.withdraw(bed.pod.netns.cookie()).unwrap();
-    drop(daemon);
+    close(daemon);
     let server = bed.outside.datagrams("0.0.0.0:53");
     let app = bed.pod.datagrams("0.0.0.0:0");
     app.send_to(b"question", "10.77.0.9:53").unwrap();
@@ -301,7 +301,7 @@ fn a_withdrawn_pod_asks_as_ever() {
 fn what_a_version_with_another_layout_has_pinned_refuses_until_its_pods_are_taken_over() {
     let Some(bed) = Bed::new() else { return };
     let (former, daemon) = enrolled(&bed, DaemonAway::Refuse);
-    drop((former, daemon));
+    close((former, daemon));
     let former = bed.config.pin_dir.join("aquifer/v0");
     fs::rename(bed.pin_directory(), &former).unwrap();
 

@@ -6,7 +6,7 @@ use ztunnel::capture::{
     Capture, CaptureConfig, CaptureError, DaemonAway, EnrolledPod, Missing, Scope, uninstall,
 };
 
-use crate::bed::{Bed, accept, connected, idle};
+use crate::bed::{Bed, accept, close, connected, idle};
 
 const NOWHERE: &str = "203.0.113.7:80";
 
@@ -56,7 +56,7 @@ fn a_new_daemon_takes_over_while_the_old_one_drains() {
     // What came before the change is still the old daemon's.
     let waiting = old_daemon.outbound.iter().position(|listener| !idle(listener));
     assert!(waiting.is_some());
-    drop((early, old, old_daemon));
+    close((early, old, old_daemon));
     bed.pod.connect(NOWHERE).unwrap();
     accept(&new_daemon.outbound[0]);
 }
@@ -67,7 +67,7 @@ fn pins_outlive_the_daemon_and_refuse_until_the_next_one_comes() {
     let first = bed.open();
     let daemon = bed.pod.daemon(1);
     first.enrol(&bed.pod.capture(DaemonAway::Refuse), &daemon).unwrap();
-    drop((first, daemon));
+    close((first, daemon));
     let refused = |why: &str| {
         let error = bed.pod.connect(NOWHERE).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{why}");
@@ -108,7 +108,7 @@ fn reconciling_withdraws_what_an_earlier_daemon_left_behind() {
     let (daemon, others) = (bed.pod.daemon(1), bed.other.daemon(1));
     first.enrol(&bed.pod.capture(DaemonAway::Refuse), &daemon).unwrap();
     first.enrol(&bed.other.capture(DaemonAway::Refuse), &others).unwrap();
-    drop((first, daemon));
+    close((first, daemon));
 
     let second = bed.open();
     let withdrawn = second.reconcile(&[bed.other.netns.cookie()]).unwrap();
@@ -140,7 +140,7 @@ fn uninstalling_leaves_nothing_behind() {
     let capture = bed.open();
     let daemon = bed.pod.daemon(1);
     capture.enrol(&bed.pod.capture(DaemonAway::Refuse), &daemon).unwrap();
-    drop((capture, daemon));
+    close((capture, daemon));
     uninstall(&bed.config.pin_dir).unwrap();
 
     assert!(!bed.config.pin_dir.join("aquifer").exists());
@@ -195,7 +195,7 @@ fn a_hosts_daemon_is_known_by_its_process_only_while_it_listens() {
     for at in ["10.77.0.9:8080", "[fd77::9]:8080"] {
         connected(&bed.pod.connect(at).unwrap(), &accept(&outside));
     }
-    drop(daemon);
+    close(daemon);
     let refused = bed.pod.connect("10.77.0.9:8080").unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
     // The next one listens before it shows itself.

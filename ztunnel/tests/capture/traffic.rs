@@ -6,7 +6,7 @@ use aya::maps::{HashMap, Map, MapData};
 use ebpf_common::Flow;
 use ztunnel::capture::{Capture, DaemonAway, PodListeners, reset};
 
-use crate::bed::{Bed, Host, accept, canonical, connected, idle};
+use crate::bed::{Bed, Host, accept, canonical, close, connected, idle};
 
 /// Addresses that nobody has: only a captured connection to them succeeds.
 const NOWHERE: [&str; 3] = ["203.0.113.7:80", "[2001:db8::7]:443", "[::ffff:203.0.113.8]:8080"];
@@ -109,7 +109,7 @@ fn without_the_daemon_connections_are_refused_at_once() {
     let Some(bed) = Bed::new() else { return };
     let (capture, daemon) = enrolled(&bed, DaemonAway::Refuse);
     let _application = bed.pod.listen(8080);
-    drop(daemon);
+    close(daemon);
     for to in NOWHERE {
         let refused = bed.pod.connect(to).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::PermissionDenied, "{to}");
@@ -126,7 +126,7 @@ fn without_the_daemon_connections_are_refused_at_once() {
 fn without_the_daemon_a_pod_that_fails_open_connects_in_the_clear() {
     let Some(bed) = Bed::new() else { return };
     let (_capture, daemon) = enrolled(&bed, DaemonAway::Pass);
-    drop(daemon);
+    close(daemon);
     let (inside, outside) = (bed.pod.listen(8080), bed.outside.listen(8080));
     connected(&bed.pod.connect("10.77.0.9:8080").unwrap(), &accept(&outside));
     connected(&bed.outside.connect("[fd77::2]:8080").unwrap(), &accept(&inside));
