@@ -34,10 +34,13 @@ fn what_is_asked_for_by_socks_goes_the_way_of_what_is_dialed() {
         Ok(())
     })
     .unwrap();
+    // The log tells of the pod, whose loopback address the application dialed.
     let authority = format!("dst.hbone_addr={}:7100 ", cart.ip4());
+    let source = format!("src.addr={}:", shop.pod("shop/web").ip4());
     wait_for("the tunnel in the log", IN_FORCE, || {
         let log = shop.cluster.daemon("a")?.log()?;
-        ensure!(log.lines().any(|line| line.contains(&authority)), "{log}");
+        let mut lines = log.lines().filter(|line| line.contains(&authority));
+        ensure!(lines.any(|line| line.contains(&source)), "{log}");
         Ok(())
     })
     .unwrap();

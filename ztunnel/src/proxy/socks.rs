@@ -110,12 +110,23 @@ async fn connect(
         }
     });
     match original {
-        Ok(original) => outbound::connect(thread, pod, near, client, original).await,
+        Ok(original) => {
+            let client = as_seen_outside(client, &pod.pod.ips, original.is_ipv4());
+            outbound::connect(thread, pod, near, client, original).await
+        }
         Err(failure) => {
+            let client = as_seen_outside(client, &pod.pod.ips, to.is_ipv4());
             outbound::refuse(Reporter::Source, near, client, to, &failure);
             None
         }
     }
+}
+
+/// The application's own port at the pod's address, of the family that is dialed if the pod has one: its loopback address
+/// tells nobody else who it is.
+fn as_seen_outside(client: SocketAddr, ips: &[IpAddr], is_v4: bool) -> SocketAddr {
+    let ip = ips.iter().min_by_key(|ip| ip.is_ipv4() != is_v4);
+    SocketAddr::new(ip.copied().unwrap_or(client.ip()), client.port())
 }
 
 /// Hears what the application wants, and tells it that it gets it.
@@ -283,6 +294,21 @@ mod tests {
         check(&[5, 1, 0, 5, 1, 0, 9], kind, &refused(8)).await;
         let name = "the application names a host that is not text";
         check(&[5, 1, 0, 5, 1, 0, 3, 1, 0xff, 0, 80], name, &[5, 0]).await;
+    }
+
+    #[test]
+    fn the_client_is_the_pod_in_the_family_that_is_dialed() {
+        let ips: Vec<IpAddr> = ["10.0.0.1", "fd00::1"].map(|ip| ip.parse().unwrap()).into();
+        for (ips, is_v4, expected) in [
+            (&ips[..], true, "10.0.0.1:4000"),
+            (&ips[..], false, "[fd00::1]:4000"),
+            (&ips[..1], false, "10.0.0.1:4000"),
+            (&ips[1..], true, "[fd00::1]:4000"),
+            (&[], true, "127.0.0.1:4000"),
+        ] {
+            let client = "127.0.0.1:4000".parse().unwrap();
+            assert_eq!(as_seen_outside(client, ips, is_v4).to_string(), expected);
+        }
     }
 
     #[test]
