@@ -5,10 +5,11 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashSet,
     rc::Rc,
     time::{Duration, Instant},
 };
+
+use foldhash::HashSet;
 
 use super::{
     frames::{Frame, Kind},

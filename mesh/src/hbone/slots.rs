@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, hash_map::Entry},
+    collections::hash_map::Entry,
     net::SocketAddr,
     num::NonZeroU32,
     rc::{Rc, Weak},
@@ -13,6 +13,7 @@ use std::{
     time::Instant,
 };
 
+use foldhash::HashMap;
 use tokio::sync::Notify;
 
 use super::OpenError;

@@ -6,13 +6,13 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    collections::HashMap,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::Instant,
 };
 
+use foldhash::HashMap;
 use metrics::{Counter, Gauge, Label, counter, gauge};
 
 use super::{Reason, Reporter, ResponseFlag, Traffic, access_log, cap::CAP, duration};

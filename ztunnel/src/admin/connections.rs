@@ -5,7 +5,6 @@
 
 use std::{
     cell::Cell,
-    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -14,6 +13,7 @@ use std::{
     time::SystemTime,
 };
 
+use foldhash::HashMap;
 use mesh::identity::Spiffe;
 
 use crate::pods::PodUid;

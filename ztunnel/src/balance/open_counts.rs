@@ -4,11 +4,12 @@
 //! with open connections have an entry.
 
 use std::{
-    collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
+    hash::BuildHasher as _,
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use foldhash::{HashMap, fast::RandomState};
 
 /// Data threads seldom meet in one of as many.
 const SHARDS: usize = 64;
@@ -38,7 +39,7 @@ pub struct Full {
 impl OpenCounts {
     pub(super) fn new() -> Arc<Self> {
         let shards = std::array::from_fn(|_| Mutex::default());
-        Arc::new(Self { shards, hasher: RandomState::new() })
+        Arc::new(Self { shards, hasher: RandomState::default() })
     }
 
     pub(super) fn count(&self, key: &str) -> u32 {

@@ -7,12 +7,12 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
 
+use foldhash::HashMap;
 use mesh::{
     hbone::Abort,
     identity::{CertificateName, Objection, PeerChain, Verification},

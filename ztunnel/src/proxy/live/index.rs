@@ -3,12 +3,9 @@
 //! In: connections as policy decided on them, and two snapshots. Out: the connections to judge again. Decides nothing and
 //! cuts nothing.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
+use foldhash::HashMap;
 use mesh::{
     identity::Spiffe,
     policy::{Change, Grounds},
@@ -90,8 +87,8 @@ impl Index {
                 awaited: Awaited::default(),
                 held: 0,
                 members: BTreeSet::new(),
-                by_peer: HashMap::new(),
-                by_grounds: HashMap::new(),
+                by_peer: HashMap::default(),
+                by_grounds: HashMap::default(),
             }
         })
     }
