@@ -2,11 +2,10 @@
 //!
 //! In: a connection and how it ended. Out: one `tracing` event.
 
-use std::{fmt, net::SocketAddr, time::Duration};
-
-use tracing::field::{DebugValue, debug};
+use std::{net::SocketAddr, time::Duration};
 
 use super::{Connection, Failure, Reporter};
+use crate::identity::Spiffe;
 
 /// How a connection ended, as its line tells it.
 pub(super) struct Ended<'a> {
@@ -30,14 +29,14 @@ pub(super) fn complete(connection: &Connection, ended: &Ended<'_>) {
                     src.addr = %source,
                     src.workload = traffic.source.workload.as_deref(),
                     src.namespace = traffic.source.namespace.as_deref(),
-                    src.identity = traffic.proven(&traffic.source).map(quoted),
+                    src.identity = traffic.proven(&traffic.source).map(Spiffe::as_str),
                     src.cluster = traffic.source.cluster.as_deref(),
                     dst.addr = %destination,
                     dst.hbone_addr = hbone_authority.as_deref().map(display),
                     dst.service = traffic.service.as_ref().map(|service| &*service.hostname),
                     dst.workload = traffic.destination.workload.as_deref(),
                     dst.namespace = traffic.destination.namespace.as_deref(),
-                    dst.identity = traffic.proven(&traffic.destination).map(quoted),
+                    dst.identity = traffic.proven(&traffic.destination).map(Spiffe::as_str),
                     dst.cluster = traffic.destination.cluster.as_deref(),
                     trace.id = trace.map(hex),
                     direction = traffic.reporter.direction(),
@@ -99,20 +98,15 @@ pub(super) fn failed(
 
 /// A trace's id, as headers have it.
 fn hex(trace: u128) -> String {
-    format!("{trace:032x}")
-}
-
-/// A value the log shows in quotes, as it shows plain strings.
-fn quoted(value: impl fmt::Display) -> DebugValue<String> {
-    debug(value.to_string())
+    // In halves: 128 bits are divided by a function.
+    format!("{:016x}{:016x}", (trace >> 64) as u64, trace as u64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        identity::Spiffe,
-        telemetry::{LogFormat, Party, Reason, Security, ServiceName, Traffic, log::tests::logged},
+    use crate::telemetry::{
+        LogFormat, Party, Reason, Security, ServiceName, Traffic, log::tests::logged,
     };
 
     fn party(name: &str) -> Party {

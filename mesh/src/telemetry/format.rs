@@ -2,7 +2,10 @@
 //!
 //! In: a `tracing` event. Out: one line. The mesh opens no spans, so a line shows none.
 
-use std::fmt::{self, Write as _};
+use std::{
+    cell::{Cell, RefCell},
+    fmt::{self, Write as _},
+};
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -43,15 +46,36 @@ where
     }
 }
 
+thread_local! {
+    /// What plain lines are put together in: a line of the access log grows past several sizes of a fresh string.
+    static PLAIN: RefCell<PlainFields> = RefCell::default();
+    /// The second that was written last, and its text.
+    static SECOND: Cell<(i64, [u8; SECOND_BYTES])> = const { Cell::new((i64::MIN, [0; SECOND_BYTES])) };
+}
+
 fn plain(to: &mut Writer<'_>, event: &Event<'_>) -> fmt::Result {
-    let mut line = PlainFields::default();
+    // An event that a field's own `Debug` tells of, or of a thread that is ending, has strings of its own.
+    let kept =
+        PLAIN.try_with(|kept| kept.try_borrow_mut().map(|mut kept| std::mem::take(&mut *kept)));
+    let mut line = kept.ok().and_then(Result::ok).unwrap_or_default();
+    line.message.clear();
+    line.fields.clear();
     event.record(&mut line);
-    let (level, target) = (level(event), event.metadata().target());
-    write!(to, "{}\t{level}\t{target}\t{}", Now, line.message)?;
-    if !line.fields.is_empty() {
-        write!(to, "\t{}", line.fields)?;
+    let written = write_plain(to, event, &line);
+    let _ = PLAIN.try_with(|kept| kept.try_borrow_mut().map(|mut kept| *kept = line));
+    written
+}
+
+fn write_plain(to: &mut Writer<'_>, event: &Event<'_>, line: &PlainFields) -> fmt::Result {
+    write!(to, "{Now}")?;
+    for part in ["\t", level(event), "\t", event.metadata().target(), "\t", &line.message] {
+        to.write_str(part)?;
     }
-    writeln!(to)
+    if !line.fields.is_empty() {
+        to.write_str("\t")?;
+        to.write_str(&line.fields)?;
+    }
+    to.write_str("\n")
 }
 
 fn json(to: &mut Writer<'_>, event: &Event<'_>) -> fmt::Result {
@@ -81,14 +105,32 @@ fn level(event: &Event<'_>) -> &'static str {
 /// The present moment in UTC, RFC 3339 with microseconds.
 struct Now;
 
+/// `2026-08-20T10:00:00`
+const SECOND_BYTES: usize = 19;
+
 impl fmt::Display for Now {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let now = OffsetDateTime::now_utc();
-        let (year, month, day) = (now.year(), u8::from(now.month()), now.day());
-        let (hour, minute, second, micros) =
-            (now.hour(), now.minute(), now.second(), now.microsecond());
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+        let (second, micros) = (now.unix_timestamp(), now.microsecond());
+        let kept = SECOND.try_with(Cell::get).ok().filter(|(kept, _)| *kept == second);
+        let text = match kept {
+            Some((_, text)) => text,
+            None => {
+                let text = second_text(now);
+                let _ = SECOND.try_with(|kept| kept.set((second, text)));
+                text
+            }
+        };
+        f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)?;
+        write!(f, ".{micros:06}Z")
     }
+}
+
+fn second_text(now: OffsetDateTime) -> [u8; SECOND_BYTES] {
+    let (year, month, day) = (now.year(), u8::from(now.month()), now.day());
+    let (hour, minute, second) = (now.hour(), now.minute(), now.second());
+    let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
+    text.as_bytes().try_into().unwrap_or([b'?'; SECOND_BYTES])
 }
 
 /// The message apart, and the other fields as `key=value`.
@@ -108,7 +150,9 @@ impl Visit for PlainFields {
         if !self.fields.is_empty() {
             self.fields.push(' ');
         }
-        let _ = write!(self.fields, "{}={value:?}", field.name());
+        self.fields.push_str(field.name());
+        self.fields.push('=');
+        let _ = write!(self.fields, "{value:?}");
     }
 }
 
