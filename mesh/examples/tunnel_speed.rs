@@ -248,8 +248,9 @@ async fn outbound(
                     tcp.set_nodelay(true)?;
                     let request =
                         ConnectRequest { authority: target.into(), headers: HeaderMap::new() };
-                    let (stream, _) =
-                        pool.open(&key, &credential, request, TcpStream::connect).await?;
+                    let (stream, _) = pool
+                        .open(&key, &credential, || request.clone(), TcpStream::connect)
+                        .await?;
                     splice(&originated(), tcp, stream, &Uncounted, std::future::pending()).await;
                     anyhow::Ok(())
                 });

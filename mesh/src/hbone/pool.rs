@@ -40,7 +40,7 @@ impl Pool {
         Self { slots: Slots::new(config.streams_per_tunnel), config: Rc::new(config) }
     }
 
-    /// Opens a stream to `request.authority` on a tunnel of `key`, dialing one if there is none with room.
+    /// Opens a stream for `request` on a tunnel of `key`, dialing one if there is none with room.
     ///
     /// `dial` opens the TCP connection: the caller owns namespace, marks and deadline of that socket. Only one dial per
     /// key is under way at a time; others wait for it and share its failure. A stream that the peer says it did not
@@ -54,14 +54,14 @@ impl Pool {
         &self,
         key: &PoolKey,
         credential: &Arc<Credential>,
-        request: ConnectRequest,
+        request: impl Fn() -> ConnectRequest,
         dial: impl AsyncFn(SocketAddr) -> io::Result<TcpStream>,
     ) -> Result<(Stream, HeaderMap), OpenError> {
         let place = self.place(key, credential, &dial).await?;
-        match self.connect(key.dial, place, request.clone()).await {
+        match self.connect(key.dial, place, request()).await {
             Err(error) if error.is_unprocessed() => {
                 let place = self.place(key, credential, &dial).await?;
-                self.connect(key.dial, place, request).await
+                self.connect(key.dial, place, request()).await
             }
             answered => answered,
         }

@@ -52,14 +52,14 @@ pub(super) async fn open(
     let gateway = || across.gateway.uid.clone();
     let dial = async |to| pod.dial_tunnel(thread, to).await;
     let key = route.pool_key(credential, &across.expect);
-    let request = route.request(across.authority.clone());
+    let request = || route.request(across.authority.clone());
     let (outer, _answer) = pod
         .pool
         .open(&key, credential, request, dial)
         .await
         .map_err(|source| AcrossError::Outer { gateway: gateway(), source })?;
     let standing = thread.standing_of(&outer);
-    let mut request = route.request(across.authority.clone());
+    let mut request = request();
     // A name that no header can hold says nothing to anybody.
     if let Ok(network) = HeaderValue::from_str(&node.network) {
         request.headers.insert(labels::FORWARDED_NETWORK, network);

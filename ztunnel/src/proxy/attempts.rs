@@ -268,7 +268,7 @@ async fn open(
     match (&route.via, credential) {
         (Via::Tunnel(tunnel), Some(credential)) => {
             let key = route.pool_key(credential, &tunnel.expect);
-            let request = route.request(tunnel.authority.into());
+            let request = || route.request(tunnel.authority.into());
             let dial = async |to| pod.dial_tunnel(thread, to).await;
             match pod.pool.open(&key, credential, request, dial).await {
                 Ok((stream, _answer)) => Ok(Upstream::Tunnel(stream)),

@@ -124,7 +124,7 @@ fn a_server_that_answers_no_ping_loses_its_streams() {
             headers: HeaderMap::new(),
         };
         let dial = async |_| Ok(near.borrow_mut().take().unwrap());
-        let opening = client.pool.open(&client.key, &client.credential, request, dial);
+        let opening = client.pool.open(&client.key, &client.credential, || request.clone(), dial);
         let accepting = async {
             let acceptor = tokio_rustls::TlsAcceptor::from(mesh.cart.server_config());
             acceptor.accept(far).await.unwrap()

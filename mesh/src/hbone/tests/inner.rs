@@ -59,7 +59,7 @@ impl Networks {
             dials.set(dials.get() + 1);
             TcpStream::connect(addr).await
         };
-        let (outer, _) = pool.open(key, credential, request(HeaderMap::new()), dial).await?;
+        let (outer, _) = pool.open(key, credential, || request(HeaderMap::new()), dial).await?;
         let headers = HeaderMap::from_iter([(NETWORK, HeaderValue::from_static("near"))]);
         let request = request(headers);
         open_inner(outer, key.dial, &self.behind, credential, request, &self.config).await

@@ -152,7 +152,7 @@ impl Client {
             self.dials.set(self.dials.get() + 1);
             TcpStream::connect(addr).await
         };
-        self.pool.open(&self.key, &self.credential, request, dial).await
+        self.pool.open(&self.key, &self.credential, || request.clone(), dial).await
     }
 
     fn opening(&self) -> JoinHandle<Result<Stream, OpenError>> {

@@ -48,7 +48,7 @@ fn a_tunnel_knows_its_peer() {
             headers: HeaderMap::new(),
         };
         let dial = async |_| Ok(near.borrow_mut().take().unwrap());
-        let opening = client.pool.open(&client.key, &client.credential, request, dial);
+        let opening = client.pool.open(&client.key, &client.credential, || request.clone(), dial);
         let accepting = async {
             let config = HboneConfig::default();
             let mut tunnel = Tunnel::accept(far, &mesh.cart, &config).await.unwrap();
