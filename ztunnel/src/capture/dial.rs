@@ -126,7 +126,7 @@ impl Capture {
         loop {
             let socket = pod_socket(netns, to)?;
             self.tag_own(socket.as_fd())?;
-            self.sockets.prepare(&socket)?;
+            self.sockets.prepare_unmarked(&socket)?;
             let connected = match bind_as(&socket, SocketAddr::new(source, self.source_port())) {
                 Ok(()) => connect(socket, to).await,
                 Err(error) => Err(error),

@@ -60,12 +60,17 @@ impl Default for SocketOptions {
 }
 
 impl SocketOptions {
-    /// Sets what a socket needs before it is connected or listened on. What a listener has, the sockets accepted from it
-    /// have: nothing is set for each connection.
+    /// Sets what a socket needs before it is connected or listened on, and marks what it sends. What a listener has, the
+    /// sockets accepted from it have: nothing is set for each connection.
     pub(super) fn prepare(&self, socket: &Socket) -> io::Result<()> {
+        self.mark(socket)?;
+        self.prepare_unmarked(socket)
+    }
+
+    /// As [`SocketOptions::prepare`], for a socket that has a mark of its own.
+    pub(super) fn prepare_unmarked(&self, socket: &Socket) -> io::Result<()> {
         // Nagle would hold a small frame back until the peer's delayed ACK, up to 40 ms on Linux.
         socket.set_tcp_nodelay(true)?;
-        self.mark(socket)?;
         let Some(keep_alive) = self.keep_alive else { return Ok(()) };
         let options = TcpKeepalive::new()
             .with_time(keep_alive.time)
