@@ -47,7 +47,7 @@ pub use pool::{ConnectRequest, Pool};
 pub use proxy_header::{BadProxyHeader, ProxyHeader};
 pub use relay::relay;
 pub use slots::PoolKey;
-pub use source::take_turns;
+pub use source::{Source, take_turns};
 pub use splice::splice;
 pub use stream::{ErrorCode, Stream, StreamError};
 pub use tunnel::{AcceptError, Incoming, Tunnel, TunnelError};

@@ -6,7 +6,6 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
     fmt,
     future::poll_fn,
     net::IpAddr,
@@ -14,7 +13,13 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use foldhash::HashMap;
+
 use super::rounds::{Id, Place, Rounds};
+
+/// What a new connection counts as: it takes a thread as long as some ten thousand bytes on their way, between deciding on
+/// it, dialing and ending.
+const CONNECTION_BYTES: usize = 30 * 1024;
 
 thread_local! {
     static TURNS: RefCell<Turns> = RefCell::default();
@@ -49,7 +54,7 @@ impl PartialEq for Task {
 /// Where traffic comes from, as one thread knows it: its tasks move as much as those of another source, however many
 /// they are. The default is nobody in particular, and never waits.
 #[derive(Clone, Default)]
-pub(super) struct Source(Option<Rc<Known>>);
+pub struct Source(Option<Rc<Known>>);
 
 struct Known {
     address: IpAddr,
@@ -58,7 +63,7 @@ struct Known {
 
 impl Source {
     /// The workload at `address`. It is the same source for all its connections and tunnels of the thread.
-    pub(super) fn of(address: IpAddr) -> Self {
+    pub fn of(address: IpAddr) -> Self {
         let address = address.to_canonical();
         TURNS.with_borrow_mut(|turns| {
             if let Some(known) = turns.sources.get(&address).and_then(Weak::upgrade) {
@@ -68,6 +73,12 @@ impl Source {
             turns.sources.insert(address, Rc::downgrade(&known));
             Self(Some(known))
         })
+    }
+
+    /// Waits until it is the source's turn to have one more connection begun.
+    pub async fn begin_connection(&self) {
+        poll_fn(|cx| self.poll_turn(cx, Place::Last, CONNECTION_BYTES)).await;
+        self.moved(CONNECTION_BYTES);
     }
 
     /// How many bytes may be moved at once, when it is the source's turn.
@@ -233,6 +244,25 @@ mod tests {
             greedy.moved(1 << 20);
             assert!(may_move(&greedy).is_pending());
             assert!(may_move(&modest).is_ready());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn new_connections_wait_for_their_turn_like_bytes() {
+        let set = LocalSet::new();
+        set.spawn_local(take_turns());
+        set.run_until(async {
+            tokio::task::yield_now().await;
+            let (greedy, modest) = (source(8), source(9));
+            modest.moved(100);
+            let begins = |source: &Source| {
+                let mut cx = Context::from_waker(Waker::noop());
+                std::pin::pin!(source.begin_connection()).poll(&mut cx).is_ready()
+            };
+            let began = (0..10).filter(|_| begins(&greedy)).count();
+            assert_eq!(began, 2, "as many as a turn holds");
+            assert!(begins(&modest), "who begins few does not wait for those who begin many");
         })
         .await;
     }

@@ -26,6 +26,7 @@ use super::{
     Authority, BadAuthority, ErrorCode, HboneConfig, Nuisance, Stream, StreamError,
     conduct::StreamConduct,
     connection::{self, Pinger, Tick},
+    source::Source,
     transport::{Transport, Witness},
     turn,
 };
@@ -348,6 +349,11 @@ impl Incoming {
         if self.respond.send_response(response, true).is_err() {
             self.conduct.abandoned(self.came.elapsed());
         }
+    }
+
+    /// Where it comes from, which has its connections begun in turn with others.
+    pub fn source(&self) -> &Source {
+        self.conduct.source()
     }
 
     /// Ready when the peer has reset the stream or is gone: a dial on its behalf may stop.

@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::telemetry::{Failure, Reason, Reporter};
+use mesh::{
+    hbone::Source,
+    telemetry::{Failure, Reason, Reporter},
+};
 use metrics::counter;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -70,6 +73,7 @@ pub(super) async fn accept(
             }
         }
     };
+    let own = pod.pod.ips.first().map(|ip| Source::of(*ip)).unwrap_or_default();
     let (mut pause, mut in_turn) = (FIRST_PAUSE, 0);
     loop {
         let accepted = tokio::select! {
@@ -86,6 +90,10 @@ pub(super) async fn accept(
                         () = &mut stop => return,
                         () = thread.freed.after(&mut pause) => {}
                     }
+                }
+                match kind.reporter {
+                    Reporter::Source => own.begin_connection().await,
+                    Reporter::Destination => Source::of(peer.ip()).begin_connection().await,
                 }
                 hand_over(tcp, peer);
                 in_turn += 1;

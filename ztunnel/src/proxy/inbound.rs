@@ -162,6 +162,7 @@ async fn open(
     ends: &Ends,
     incoming: Incoming,
 ) -> Option<(Opened, Result<Joined, Failure>)> {
+    incoming.source().begin_connection().await;
     let refused = |incoming: Incoming, status, failure: &Failure| {
         telemetry::refused(Reporter::Destination, ends.client, ends.local, failure);
         incoming.refuse(status);
