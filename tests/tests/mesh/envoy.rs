@@ -161,6 +161,59 @@ fn a_reset_of_our_application_is_one_to_envoy_as_server() {
     }
 }
 
+/// How an echo server of `to` sees that the client of a connection from `from` resets it after one exchange.
+fn end_of_reset_connection(shop: &Shop, from: &str, to: &str) -> &'static str {
+    let words = ["socat", "-d", "-d", "TCP6-LISTEN:7100,reuseaddr", "PIPE"];
+    let mut echo = shop.pod(to).spawn("echo-once", &words).unwrap();
+    echo.wait_listening(7100).unwrap();
+    let load = testbed::binaries::ours("load").unwrap().display().to_string();
+    let to = format!("{}:7100", shop.pod(to).ip4());
+    shop.pod(from).ask(&[&load, "cut-off", "--to", &to]).unwrap();
+    wait_for("the end of the connection", IN_FORCE, || {
+        let log = echo.log()?;
+        match (log.contains("Connection reset by peer"), log.contains("is at EOF")) {
+            (true, _) => Ok("reset"),
+            (false, true) => Ok("end"),
+            (false, false) => anyhow::bail!("{log}"),
+        }
+    })
+    .unwrap()
+}
+
+#[test]
+fn the_client_behind_envoy_sees_an_end_where_ours_sees_the_reset_of_the_application() {
+    if !privilege::with_envoy() {
+        return;
+    }
+    let Some(shop) = Shop::open() else { return };
+    let envoy = client(&shop, &spiffe("shop", "web"));
+    shop.attempt("street/stranger", "127.0.0.1:7000").unwrap();
+    let ours = format!("{}:7005", shop.pod("shop/cart").ip4());
+    let ours = format!("{:#}", shop.attempt("shop/web", &ours).unwrap_err());
+    assert!(ours.contains("reset"), "{ours}");
+    // Envoy was told of the reset, and closes the connection of its own client without an answer.
+    let resets = || envoy.counter("http2.rx_reset").unwrap();
+    let before = resets();
+    let envoys = format!("{:#}", shop.attempt("street/stranger", "127.0.0.1:7005").unwrap_err());
+    assert!(!envoys.contains("reset"), "{envoys}");
+    wait_until("Envoy to see the reset", IN_FORCE, || resets() > before).unwrap();
+}
+
+#[test]
+fn the_application_behind_envoy_sees_an_end_where_ours_sees_the_reset_of_the_client() {
+    if !privilege::with_envoy() {
+        return;
+    }
+    let Some(shop) = with_native() else { return };
+    let native = shop.pod("street/native");
+    let certificate = certificate(&shop, &shop.cluster.plan().dir(), &spiffe("street", "native"));
+    let envoy = Envoy::server(native, &certificate, &[7000, 7100], 100).unwrap();
+    shop.attempt("shop/web", &format!("{}:7000", native.ip4())).unwrap();
+    assert_eq!(end_of_reset_connection(&shop, "shop/web", "shop/cart"), "reset");
+    assert_eq!(end_of_reset_connection(&shop, "shop/web", "street/native"), "end");
+    assert_eq!(envoy.counter("http2.rx_reset").unwrap(), 1, "Envoy was told of the reset");
+}
+
 #[test]
 fn an_answer_that_ends_before_the_request_arrives_whole_though_envoy_resets_the_stream() {
     if !privilege::with_envoy() {
