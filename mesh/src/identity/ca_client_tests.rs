@@ -22,6 +22,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[derive(Clone)]
 enum Behaviour {
     Issue,
+    /// Knows who calls, and is not told.
+    IssueToCaller,
     Refuse(Code),
     /// Says so, then never answers.
     Hang(Arc<Notify>),
@@ -40,7 +42,7 @@ impl IstioCertificateService for Service {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         match self.behaviour {
-            Behaviour::Issue => {}
+            Behaviour::Issue | Behaviour::IssueToCaller => {}
             Behaviour::Refuse(code) => return Err(Status::new(code, "says the server")),
             Behaviour::Hang(ref asked) => {
                 asked.notify_one();
@@ -51,6 +53,12 @@ impl IstioCertificateService for Service {
         assert_eq!(header("authorization"), Some("Bearer secret"));
         assert_eq!(header("clusterid"), Some("Kubernetes"));
         let request = request.get_ref();
+        if matches!(self.behaviour, Behaviour::IssueToCaller) {
+            assert_eq!(request.metadata, None, "nobody is named");
+            let lifetime = Duration::from_secs(request.validity_duration.unsigned_abs());
+            let cert_chain = self.ca.issue(request.csr.clone(), &web(), lifetime).await.unwrap();
+            return Ok(Response::new(IstioCertificateResponse { cert_chain }));
+        }
         let Some(Kind::StringValue(who)) =
             request.metadata.as_ref().and_then(|m| m.fields[IMPERSONATED].kind.clone())
         else {
@@ -144,6 +152,16 @@ async fn ask(client: &CaClient) -> String {
 async fn an_identity_gets_its_certificate_over_the_wire() {
     let server = serve(Behaviour::Issue, None).await;
     let source = Arc::new(CaClient::new(plaintext(&server)));
+    let config = IdentityConfig { lifetime: HOUR, ..IdentityConfig::default() };
+    let credential = Identities::start(source, config).credential(&web()).await.unwrap();
+    assert_eq!(*credential.spiffe(), web());
+    assert_eq!(credential.not_after().duration_since(credential.not_before()).unwrap(), HOUR);
+}
+
+#[tokio::test]
+async fn who_asks_for_itself_names_nobody() {
+    let server = serve(Behaviour::IssueToCaller, None).await;
+    let source = Arc::new(CaClient::of_caller(plaintext(&server)));
     let config = IdentityConfig { lifetime: HOUR, ..IdentityConfig::default() };
     let credential = Identities::start(source, config).credential(&web()).await.unwrap();
     assert_eq!(*credential.spiffe(), web());

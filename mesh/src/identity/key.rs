@@ -58,3 +58,44 @@ impl RequestedKey {
             .map_err(|source| KeyError::Load { source })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::{
+        certification_request::X509CertificationRequest,
+        extensions::GeneralName,
+        oid_registry::{OID_EC_P256, OID_SIG_ECDSA_WITH_SHA256},
+        prelude::FromDer,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_request_has_an_empty_subject_one_name_and_a_key_of_its_own() {
+        let who = Spiffe::new("cluster.local", "shop", "web").unwrap();
+        let keys = [(); 2].map(|()| {
+            let pem = RequestedKey::generate(&who).unwrap().csr_pem();
+            let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+            assert_eq!(pem.label, "CERTIFICATE REQUEST");
+            let (_, request) = X509CertificationRequest::from_der(&pem.contents).unwrap();
+            request.verify_signature().unwrap();
+            assert_eq!(request.signature_algorithm.algorithm, OID_SIG_ECDSA_WITH_SHA256);
+            let info = &request.certification_request_info;
+            assert_eq!(info.subject.iter_rdn().count(), 0);
+            let key = &info.subject_pki;
+            let curve = key.algorithm.parameters.as_ref().unwrap().as_oid().unwrap();
+            assert_eq!(curve, OID_EC_P256);
+            let mut names = Vec::new();
+            for extension in request.requested_extensions().unwrap() {
+                if let x509_parser::extensions::ParsedExtension::SubjectAlternativeName(found) =
+                    extension
+                {
+                    names.extend(found.general_names.iter().cloned());
+                }
+            }
+            assert_eq!(names, [GeneralName::URI("spiffe://cluster.local/ns/shop/sa/web")]);
+            key.subject_public_key.data.to_vec()
+        });
+        assert_ne!(keys[0], keys[1]);
+    }
+}

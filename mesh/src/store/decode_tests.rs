@@ -51,6 +51,17 @@ fn defaults_are_filled_in() {
 }
 
 #[test]
+fn an_identity_has_the_trust_domain_of_its_record() {
+    let record = wire::Workload {
+        trust_domain: "td.example".into(),
+        service_account: "web".into(),
+        ..workload()
+    };
+    let found = Workload::try_from(record).unwrap();
+    assert_eq!(found.identity().unwrap().as_str(), "spiffe://td.example/ns/shop/sa/web");
+}
+
+#[test]
 fn sidecar_mutual_tls_is_plain_tcp() {
     let legacy = i32::from(wire::TunnelProtocol::LegacyIstioMtls);
     let found = Workload::try_from(wire::Workload { tunnel_protocol: legacy, ..workload() });

@@ -162,6 +162,18 @@ mod tests {
     }
 
     #[test]
+    fn in_json_identities_are_plain_strings() {
+        let ended =
+            Ended { bytes_sent: 1, bytes_recv: 2, lasted: Duration::from_millis(7), failure: None };
+        let lines = logged(LogFormat::Json, "info", |_| {
+            complete(&connection(Security::MutualTls), &ended);
+        });
+        let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(line["src.identity"], "spiffe://cluster.local/ns/shop/sa/web");
+        assert_eq!(line["dst.identity"], "spiffe://cluster.local/ns/shop/sa/cart");
+    }
+
+    #[test]
     fn a_bad_end_is_an_error_with_its_reason() {
         let failure = Failure { reason: Reason::DialRefused, error: "dialing 10.0.0.2:80".into() };
         let line = line(Security::Plaintext, Some(&failure));

@@ -208,6 +208,52 @@ fn without_its_server_a_pod_is_told_so_and_still_knows_the_mesh() {
 }
 
 #[test]
+fn each_query_is_counted_and_told_at_level_debug() {
+    let Some(names) = Names::of(names().variable("RUST_LOG", "info,dns=debug")) else { return };
+    let daemon = names.cluster.daemon("a").unwrap();
+    let requests = |protocol: &str, kind: &str| {
+        let labels = [
+            format!("request_query_type=\"{kind}\""),
+            format!("request_protocol=\"{protocol}\""),
+            "source_canonical_service=\"web\"".to_owned(),
+        ];
+        let labels = labels.each_ref().map(String::as_str);
+        daemon.metric("istio_dns_requests_total", &labels).unwrap()
+    };
+    let before = (requests("udp", "a"), requests("tcp", "aaaa"));
+    names.records(&["cart.shop", "A"]);
+    names.records(&["+tcp", "www.outside.test", "AAAA"]);
+    assert_eq!((requests("udp", "a"), requests("tcp", "aaaa")), (before.0 + 1.0, before.1 + 1.0));
+    let of_web = "src.workload=\"web\" src.namespace=\"shop\"";
+    for line in [
+        format!(
+            "debug\tdns\tquery\t{of_web} query=\"a\" domain=\"cart.shop.\" result=\"mesh\" endpoints=1"
+        ),
+        format!(
+            "debug\tdns\tquery\t{of_web} query=\"aaaa\" domain=\"www.outside.test.\" result=\"forwarded\""
+        ),
+    ] {
+        wait_for("the query in the log", IN_FORCE, || {
+            let log = daemon.log()?;
+            ensure!(log.contains(&line), "no {line} in {log}");
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_connection_that_asks_nothing_is_closed_after_five_seconds() {
+    let Some(names) = Names::open() else { return };
+    let server = names.cluster.pod("street/dns").unwrap().ip4();
+    let began = Instant::now();
+    // Reads to the end of the connection, and sends nothing.
+    names.run(&["timeout", "20", "socat", "-u", &format!("TCP:{server}:53"), "-"]).unwrap();
+    let lasted = began.elapsed();
+    assert!((5..10).contains(&lasted.as_secs()), "{lasted:?}");
+}
+
+#[test]
 fn a_pods_own_search_domains_and_ndots_are_honoured() {
     let Some(mut names) = Names::of(names().pod(PodSpec::new("shop/late", "a"))) else { return };
     let path = "shop/late";
