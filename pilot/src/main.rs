@@ -19,7 +19,7 @@ use pilot::{
     analysis::{Severity, analyze, with_problems},
     ca::{CertificateAuthority, RotationStep, revoke, rotate},
     compile::MeshConfig,
-    crds,
+    crds, deploy,
     manifests::{self, Folder},
     offline::{self, Audience, Type},
     serve::{self, ManifestSource, NodeTokens, ServeConfig},
@@ -154,6 +154,16 @@ struct Serve {
     /// How to reach the API server; else $KUBECONFIG or the pod's service account says.
     #[arg(long, requires = "kubernetes")]
     kubeconfig: Option<PathBuf>,
+    /// Runs the waypoints that Gateways ask for, with this image: Deployment, Service and ServiceAccount of each are applied.
+    /// Without it somebody else runs them.
+    #[arg(long, env = "AQUIFER_WAYPOINT_IMAGE", requires = "kubernetes")]
+    waypoint_image: Option<String>,
+    /// Where those waypoints find pilot: host and port.
+    #[arg(long, default_value = "istiod.istio-system.svc:15012")]
+    waypoint_ca_address: String,
+    /// The annotation `istio.io/rev` of those waypoints.
+    #[arg(long, env = "REVISION", default_value = "default")]
+    revision: String,
     /// The folder of the root's key and the nodes' tokens.
     #[arg(long)]
     data: PathBuf,
@@ -283,7 +293,14 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
     let config = ServeConfig {
         manifests: match arguments.folder {
             Some(folder) => ManifestSource::Folder(folder),
-            None => ManifestSource::Kubernetes { kubeconfig: arguments.kubeconfig },
+            None => ManifestSource::Kubernetes {
+                kubeconfig: arguments.kubeconfig,
+                waypoints: arguments.waypoint_image.map(|image| deploy::Settings {
+                    image,
+                    ca_address: arguments.waypoint_ca_address,
+                    revision: arguments.revision,
+                }),
+            },
         },
         data: arguments.data,
         cacerts: arguments.cacerts,

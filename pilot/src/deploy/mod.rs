@@ -12,7 +12,7 @@ mod tests;
 
 use serde_json::{Value, json};
 
-pub use template::Installation;
+pub use template::{Installation, Settings};
 
 use crate::manifests::{ConfigMap, Manifests, Object, gateway_api::Gateway};
 

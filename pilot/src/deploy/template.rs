@@ -3,9 +3,21 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
+    compile::MeshConfig,
     manifests::{Labels, Manifests, Object, gateway_api::Gateway},
     status::Class,
 };
+
+/// What a user says of all waypoints.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The image of the proxy.
+    pub image: String,
+    /// Where the proxy gets certificates and configuration: host and port.
+    pub ca_address: String,
+    /// The revision of the control plane (`istio.io/rev`).
+    pub revision: String,
+}
 
 /// What all waypoints of an installation have in common.
 #[derive(Clone, Debug)]
@@ -28,6 +40,33 @@ pub struct Installation {
     pub root_namespace: String,
     /// The revision of the control plane.
     pub revision: String,
+}
+
+impl Installation {
+    /// Of a mesh.
+    pub fn of(settings: &Settings, config: &MeshConfig) -> Self {
+        let defaults = &config.default_config;
+        let told = defaults.discovery_address.as_str();
+        let address = if told.is_empty() { settings.ca_address.as_str() } else { told };
+        let mut proxy_config = json!({"discoveryAddress": address});
+        if !defaults.proxy_metadata.is_empty() {
+            proxy_config["proxyMetadata"] = json!(defaults.proxy_metadata);
+        }
+        if let Some(concurrency) = defaults.concurrency {
+            proxy_config["concurrency"] = concurrency.into();
+        }
+        Self {
+            image: settings.image.clone(),
+            ca_address: settings.ca_address.clone(),
+            cluster_id: config.cluster_id.clone(),
+            trust_domain: config.trust_domain.clone(),
+            cluster_domain: config.cluster_domain.clone(),
+            network: config.network.clone(),
+            proxy_config,
+            root_namespace: config.root_namespace.clone(),
+            revision: settings.revision.clone(),
+        }
+    }
 }
 
 /// What a Gateway's proxies are for.

@@ -34,7 +34,7 @@ pub async fn once(
     kubeconfig: Option<&Path>,
     root_namespace: &str,
 ) -> Result<(Manifests, Vec<Problem>), OnceError> {
-    let source = Source::start(connect(kubeconfig).await?);
+    let source = Source::start(connect(kubeconfig).await?, None);
     let whole = async {
         loop {
             if let Some(loaded) = source.load(root_namespace) {

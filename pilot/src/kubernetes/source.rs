@@ -28,6 +28,7 @@ use super::{
     writing::StatusWriter,
 };
 use crate::{
+    deploy,
     manifests::{Kind, Manifests, Problem, read_object, stand_in},
     status::Key,
 };
@@ -38,6 +39,8 @@ const PLACE: &str = "kubernetes";
 /// A watched API server. Its watches end with it.
 pub(crate) struct Source {
     client: Client,
+    /// How waypoints are run, if they are ours to run.
+    waypoints: Option<deploy::Settings>,
     shared: Arc<Shared>,
     _watches: JoinSet<()>,
 }
@@ -59,7 +62,7 @@ pub(super) struct Shared {
 
 impl Source {
     /// Begins to watch. A server that does not answer yet is waited for.
-    pub(crate) fn start(client: Client) -> Self {
+    pub(crate) fn start(client: Client, waypoints: Option<deploy::Settings>) -> Self {
         let shared = Arc::new(Shared {
             place: Path::new(PLACE).into(),
             objects: Mutex::default(),
@@ -79,14 +82,14 @@ impl Source {
             watches.spawn(watch_kind(Arc::clone(&shared), client.clone(), kind, resource));
         }
         watches.spawn(watch_definitions(Arc::clone(&shared), client.clone()));
-        Self { client, shared, _watches: watches }
+        Self { client, waypoints, shared, _watches: watches }
     }
 
     /// What writes the statuses of the watched objects. The Lease by which one of several pilots does is in
     /// `root_namespace`.
     pub(crate) fn writer(&self, root_namespace: &str) -> StatusWriter {
-        let shared = Arc::clone(&self.shared);
-        StatusWriter::new(self.client.clone(), shared, root_namespace.to_owned())
+        let (client, shared) = (self.client.clone(), Arc::clone(&self.shared));
+        StatusWriter::new(client, shared, root_namespace.to_owned(), self.waypoints.clone())
     }
 
     /// Waits for a change.

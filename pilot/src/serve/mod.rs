@@ -50,6 +50,7 @@ use crate::{
     ca::{CertificateAuthority, ListenerError, OpenError},
     callers::{Callers, TokenReviewer},
     compile::MeshConfig,
+    deploy,
     kubernetes::{self, ConnectError},
 };
 
@@ -90,6 +91,8 @@ pub enum ManifestSource {
     Kubernetes {
         /// How to reach it. Without one, `$KUBECONFIG` or the pod's service account says.
         kubeconfig: Option<PathBuf>,
+        /// How the waypoints that Gateways ask for are run; without it somebody else runs them.
+        waypoints: Option<deploy::Settings>,
     },
 }
 
@@ -176,11 +179,12 @@ pub async fn run(
         ManifestSource::Folder(folder) => {
             (publish::Input::Folder(publish::Watched::start(folder)?), None)
         }
-        ManifestSource::Kubernetes { kubeconfig } => {
+        ManifestSource::Kubernetes { kubeconfig, waypoints } => {
             let client = kubernetes::connect(kubeconfig.as_deref()).await;
             let client = client.map_err(|source| ServeError::Kubernetes { source })?;
             let reviewer = TokenReviewer::new(client.clone());
-            (publish::Input::Kubernetes(kubernetes::Source::start(client)), Some(reviewer))
+            let source = kubernetes::Source::start(client, waypoints.clone());
+            (publish::Input::Kubernetes(source), Some(reviewer))
         }
     };
     let callers = Callers::new(NodeTokens::new(&config.data), reviewer);

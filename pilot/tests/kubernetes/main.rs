@@ -7,6 +7,7 @@ mod pilot;
 mod server;
 mod statuses;
 mod tokens;
+mod waypoints;
 
 use kube::api::DeleteParams;
 use serde_json::{Value, json};

@@ -43,6 +43,10 @@ impl Drop for Pilot {
 
 impl Pilot {
     pub(crate) fn start(kubeconfig: &Path) -> Self {
+        Self::start_with(kubeconfig, &[])
+    }
+
+    pub(crate) fn start_with(kubeconfig: &Path, arguments: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut process = Command::new(env!("CARGO_BIN_EXE_pilot"))
             .args(["serve", "--listen-tls", "127.0.0.1:0", "--listen-plain", "127.0.0.1:0"])
@@ -51,6 +55,7 @@ impl Pilot {
             .arg(kubeconfig)
             .arg("--data")
             .arg(data.path())
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -12,17 +12,20 @@ const SERVICE: [&str; 3] = ["v1", "Service", "web"];
 const POLICY: [&str; 3] = ["security.istio.io/v1", "AuthorizationPolicy", "web"];
 const BOUND: &str = "istio.io/WaypointBound";
 
-async fn create_kinds(server: &Server) {
+pub(crate) async fn create_kinds(server: &Server) {
     let istio_system = json!({"name": "istio-system"});
     server.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": istio_system})).await;
     for (kind, plural, group) in [
         ("AuthorizationPolicy", "authorizationpolicies", "security.istio.io"),
         ("ServiceEntry", "serviceentries", "networking.istio.io"),
         ("GatewayClass", "gatewayclasses", "gateway.networking.k8s.io"),
+        ("Gateway", "gateways", "gateway.networking.k8s.io"),
     ] {
         let mut definition = definition(kind, plural, group);
         if kind == "GatewayClass" {
             definition["spec"]["scope"] = "Cluster".into();
+        }
+        if group == "gateway.networking.k8s.io" {
             // The Gateway API's group is protected.
             let approved = json!({"api-approved.kubernetes.io": "https://example.com/pull/1"});
             definition["metadata"]["annotations"] = approved;
@@ -47,7 +50,7 @@ async fn condition(server: &Server, of: [&str; 3], kind: &str) -> Option<Value> 
 }
 
 /// Asks until it is so: a status tells nobody that it has changed but who watches.
-async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = found().await {

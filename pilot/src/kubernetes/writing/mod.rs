@@ -1,4 +1,4 @@
-//! Writes statuses back to the API server, and says there what was refused.
+//! Writes statuses back to the API server, says there what was refused, and runs waypoints.
 //!
 //! In: the manifests that are served, and the statuses that objects have. Out: server-side applies of what differs, and
 //! Events. Of several pilots one writes, by a Lease; whoever is not sure to hold it writes nothing. Decides nothing
@@ -9,6 +9,7 @@ mod classes;
 mod election;
 mod events;
 mod merge;
+mod waypoints;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -36,6 +37,7 @@ use self::{
 use super::{objects::Refused, seen::Seen, source::Shared};
 use crate::{
     compile::MeshConfig,
+    deploy,
     manifests::{Kind, Manifests},
     status::{self, Key, Statuses},
 };
@@ -55,15 +57,22 @@ pub(crate) struct StatusWriter {
     client: Client,
     shared: Arc<Shared>,
     root_namespace: String,
+    /// How waypoints are run, if they are ours to run.
+    waypoints: Option<deploy::Settings>,
     /// Tells this process from other pilots.
     me: String,
 }
 
 impl StatusWriter {
-    pub(super) fn new(client: Client, shared: Arc<Shared>, root_namespace: String) -> Self {
+    pub(super) fn new(
+        client: Client,
+        shared: Arc<Shared>,
+        root_namespace: String,
+        waypoints: Option<deploy::Settings>,
+    ) -> Self {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let me = format!("{}_{:08x}", host.trim(), rand::random::<u32>());
-        Self { client, shared, root_namespace, me }
+        Self { client, shared, root_namespace, waypoints, me }
     }
 
     /// Writes until told to stop.
@@ -85,6 +94,7 @@ impl StatusWriter {
             attempts: Attempts::default(),
             due: BTreeMap::new(),
             events: events::Events::new(self.client.clone(), self.me.clone()),
+            waypoints: waypoints::Waypoints::new(self.client.clone(), self.waypoints),
         };
         stop.run_until_cancelled(writing.run(served)).await;
         let was_held = writing.held.borrow().is_some();
@@ -108,6 +118,7 @@ struct Writing {
     /// What may differ, and when to look.
     due: BTreeMap<Key, Instant>,
     events: events::Events,
+    waypoints: waypoints::Waypoints,
 }
 
 /// One write.
@@ -127,7 +138,8 @@ impl Writing {
             while self.is_held() {
                 self.write_due().await;
                 let next = self.due.values().min().copied();
-                let next = next.into_iter().chain(self.events.retry_at()).min();
+                let next = next.into_iter().chain(self.events.retry_at());
+                let next = next.chain(self.waypoints.due()).min();
                 let wait = async {
                     match next {
                         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -148,6 +160,10 @@ impl Writing {
                     _ = self.held.changed() => {}
                     () = wait => {}
                 }
+                if self.waypoints.due().is_some_and(|at| at <= Instant::now()) {
+                    let held = self.held.clone();
+                    self.waypoints.apply(&self.shared, || is_sure(&held)).await;
+                }
                 self.events.announce(&self.refused, &self.shared).await;
             }
         }
@@ -158,12 +174,13 @@ impl Writing {
         self.wanted.clear();
         self.refused.clear();
         self.shared.take_reported();
+        self.waypoints.begin();
         let now = Instant::now();
         self.due = self.shared.lock().all_reported().map(|key| (key, now)).collect();
     }
 
     fn is_held(&self) -> bool {
-        self.held.borrow().is_some_and(|until| Instant::now() < until)
+        is_sure(&self.held)
     }
 
     /// What is to be said from now on.
@@ -171,6 +188,7 @@ impl Writing {
         let Some(served) = served.borrow_and_update().clone() else { return };
         // Keeps a core busy, which must not be one that streams wait for.
         let multi_network = served.1.multi_network;
+        let to_run = Arc::clone(&served);
         let all = tokio::task::spawn_blocking(move || status::all(&served.0, &served.1)).await;
         let mut wanted = match all {
             Ok(wanted) => wanted,
@@ -189,6 +207,8 @@ impl Writing {
         self.wanted = wanted;
         self.events.announce(&self.refused, &self.shared).await;
         classes::create_missing(&self.client, &self.shared, multi_network).await;
+        let held = self.held.clone();
+        self.waypoints.follow(to_run, &self.shared, || is_sure(&held)).await;
     }
 
     /// Looks at all that is due, and writes what differs.
@@ -267,6 +287,10 @@ impl Writing {
             }
         }
     }
+}
+
+fn is_sure(held: &Held) -> bool {
+    held.borrow().is_some_and(|until| Instant::now() < until)
 }
 
 /// Why a status was not written.
