@@ -180,6 +180,9 @@ struct Serve {
     /// Where /metrics, /ready and the pages below /debug are.
     #[arg(long, default_value = "127.0.0.1:15014")]
     listen_debug: SocketAddr,
+    /// Where an API server asks whether an object may be stored (/validate), with --kubernetes.
+    #[arg(long, default_value = "[::]:15017")]
+    listen_webhook: SocketAddr,
     /// Service accounts of node daemons, as namespace/name: they get certificates in the names of their node's pods.
     /// Without any, `ztunnel` of the root namespace.
     #[arg(long = "node-account", env = "CA_TRUSTED_NODE_ACCOUNTS", value_delimiter = ',')]
@@ -307,6 +310,7 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
         listen_tls: arguments.listen_tls,
         listen_plain: arguments.listen_plain,
         listen_debug: arguments.listen_debug,
+        listen_webhook: arguments.listen_webhook,
         node_accounts: match arguments.node_accounts {
             none if none.is_empty() => vec![format!("{}/ztunnel", arguments.mesh.root_namespace)],
             some => some,

@@ -50,9 +50,7 @@ impl CertificateAuthority {
     /// # Errors
     /// [`ListenerError`] names what is wrong.
     pub fn server_config(&self, additional: &[String]) -> Result<Arc<ServerConfig>, ListenerError> {
-        let names =
-            OWN_NAMES.iter().map(|name| (*name).to_owned()).chain(additional.iter().cloned());
-        let own = OwnCertificate::new(self.clone(), names.collect(), SystemTime::now())?;
+        let own = self.own_certificate(additional)?;
         let clients = Clients::new(self.clone(), &self.data, &self.trust_domain);
         let mut config = ServerConfig::builder_with_provider(crypto_provider())
             .with_protocol_versions(&[&TLS13])?
@@ -60,6 +58,29 @@ impl CertificateAuthority {
             .with_cert_resolver(Arc::new(own));
         config.alpn_protocols = vec![b"h2".into()];
         Ok(Arc::new(config))
+    }
+
+    /// TLS for what an API server asks: HTTP/1.1, a certificate for the same names, and none of the client.
+    ///
+    /// # Errors
+    /// [`ListenerError`] names what is wrong.
+    pub fn webhook_config(
+        &self,
+        additional: &[String],
+    ) -> Result<Arc<ServerConfig>, ListenerError> {
+        let own = self.own_certificate(additional)?;
+        let mut config = ServerConfig::builder_with_provider(crypto_provider())
+            .with_protocol_versions(&[&TLS13])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(own));
+        config.alpn_protocols = vec![b"http/1.1".into()];
+        Ok(Arc::new(config))
+    }
+
+    fn own_certificate(&self, additional: &[String]) -> Result<OwnCertificate, ListenerError> {
+        let names = OWN_NAMES.iter().map(|name| (*name).to_owned());
+        let names = names.chain(additional.iter().cloned()).collect();
+        OwnCertificate::new(self.clone(), names, SystemTime::now())
     }
 }
 

@@ -3,6 +3,7 @@
 //! In: a kubeconfig, or the surroundings of a pod. Out: `Source`, which holds what the server said last of every
 //! kind that is served and says when that has changed; and [`Source::writer`], which writes statuses back. Decides nothing about the mesh.
 
+mod bundle;
 mod definitions;
 mod link;
 mod objects;
@@ -13,6 +14,7 @@ mod source;
 mod watch;
 mod writing;
 
+pub(crate) use bundle::keep as keep_bundle;
 pub use once::{OnceError, once};
 pub(crate) use source::Source;
 pub(crate) use writing::Served;

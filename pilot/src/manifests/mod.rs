@@ -4,6 +4,7 @@
 //! each other, and every [`Problem`] found on the way. Compiles nothing and watches nothing.
 
 mod across;
+mod admission;
 mod attachment_check;
 #[cfg(test)]
 mod attachment_check_tests;
@@ -35,6 +36,7 @@ pub mod telemetry;
 mod use_waypoint;
 mod virtual_service_check;
 
+pub(crate) use admission::review;
 pub use core::{
     ConfigMap, Endpoint, EndpointSlice, Namespace, Node, NodeAddress, Pod, PodState, Secret,
     Service, ServiceKind, ServicePort, SlicePort, TargetPort,

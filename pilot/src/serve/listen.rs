@@ -85,7 +85,7 @@ fn router(discovery: Discovery, certificates: Certificates, secrets: Secrets) ->
 }
 
 /// Connections whose handshake is done, each made in a task of its own so that none waits for a slow one.
-fn handshakes(
+pub(super) fn handshakes(
     listener: TcpListener,
     acceptor: TlsAcceptor,
     stop: CancellationToken,

@@ -30,6 +30,7 @@ mod types;
 mod view;
 #[cfg(test)]
 mod waypoint_session_tests;
+mod webhook;
 mod wire;
 
 use std::{net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc, time::Duration};
@@ -78,6 +79,8 @@ pub struct ServeConfig {
     pub node_accounts: Vec<String>,
     /// Further DNS names and addresses for our own certificate.
     pub names: Vec<String>,
+    /// Where an API server asks whether an object may be stored. With Kubernetes only.
+    pub listen_webhook: SocketAddr,
     /// What the mesh is called.
     pub mesh: MeshConfig,
 }
@@ -183,6 +186,7 @@ pub async fn run(
             let client = kubernetes::connect(kubeconfig.as_deref()).await;
             let client = client.map_err(|source| ServeError::Kubernetes { source })?;
             let reviewer = TokenReviewer::new(client.clone());
+            start_webhook(&config, &authority, client.clone(), &stop).await?;
             let source = kubernetes::Source::start(client, waypoints.clone());
             (publish::Input::Kubernetes(source), Some(reviewer))
         }
@@ -237,6 +241,25 @@ pub async fn run(
         }
     });
     wait(tasks, stop).await
+}
+
+/// Answers an API server that asks whether an object may be stored, and tells it by which roots to know us.
+async fn start_webhook(
+    config: &ServeConfig,
+    authority: &CertificateAuthority,
+    client: kube::Client,
+    stop: &CancellationToken,
+) -> Result<(), ServeError> {
+    let tls = authority
+        .webhook_config(&config.names)
+        .map_err(|source| ServeError::OwnCertificate { source })?;
+    let listener = bind("webhook", config.listen_webhook).await?;
+    let root_namespace = config.mesh.root_namespace.as_str().into();
+    tokio::spawn(webhook::serve(listener, tls, root_namespace, stop.clone()));
+    let authority = authority.clone();
+    let told = kubernetes::keep_bundle(client, move || authority.root_pem());
+    tokio::spawn(stop.clone().run_until_cancelled_owned(told));
+    Ok(())
 }
 
 /// Waits for all to end, and no longer than [`DRAIN`] after the signal.

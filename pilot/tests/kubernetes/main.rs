@@ -8,6 +8,7 @@ mod server;
 mod statuses;
 mod tokens;
 mod waypoints;
+mod webhook;
 
 use kube::api::DeleteParams;
 use serde_json::{Value, json};

@@ -30,7 +30,7 @@ const LONG: Duration = Duration::from_secs(60);
 pub(crate) struct Pilot {
     process: Child,
     data: tempfile::TempDir,
-    /// By what is served there: `tls`, `plain`, `debug`.
+    /// By what is served there: `tls`, `plain`, `debug`, `webhook`.
     addresses: HashMap<String, String>,
 }
 
@@ -51,6 +51,7 @@ impl Pilot {
         let mut process = Command::new(env!("CARGO_BIN_EXE_pilot"))
             .args(["serve", "--listen-tls", "127.0.0.1:0", "--listen-plain", "127.0.0.1:0"])
             .args(["--listen-debug", "127.0.0.1:0", "--log", "info", "--kubernetes"])
+            .args(["--listen-webhook", "127.0.0.1:0"])
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .arg("--data")
@@ -61,7 +62,7 @@ impl Pilot {
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut addresses = HashMap::new();
-        while addresses.len() < 3 {
+        while addresses.len() < 4 {
             let line = lines.next().expect("pilot says where it listens").unwrap();
             let value = |key: &str| {
                 let (_, rest) = line.split_once(key)?;

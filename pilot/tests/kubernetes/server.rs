@@ -196,7 +196,7 @@ impl Server {
         tries.await.expect("the kind is served in time");
     }
 
-    async fn try_apply(&self, object: &Value) -> Result<(), Error> {
+    pub(crate) async fn try_apply(&self, object: &Value) -> Result<(), Error> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let kind = text(&object["kind"]);
         let namespace = text(&object["metadata"]["namespace"]);
