@@ -2,9 +2,10 @@
 //!
 //! In: the object. Out: [`Seen`]. Pure.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 
 use serde_json::Value;
+use twox_hash::XxHash64;
 
 use crate::manifests::Kind;
 
@@ -39,7 +40,7 @@ impl Seen {
 }
 
 fn digest(kind: Kind, object: &Value) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = XxHash64::with_seed(0);
     let Some(fields) = object.as_object() else { return 0 };
     for (key, value) in fields {
         match (&**key, value) {
@@ -60,7 +61,7 @@ fn digest(kind: Kind, object: &Value) -> u64 {
     hasher.finish()
 }
 
-fn hash(key: &str, value: &Value, hasher: &mut DefaultHasher) {
+fn hash(key: &str, value: &Value, hasher: &mut XxHash64) {
     key.hash(hasher);
     value.hash(hasher);
 }

@@ -134,8 +134,11 @@ impl Shared {
     }
 
     fn expect(&self, kind: Kind, resource: &ApiResource) {
-        let mut resources = self.resources.lock().unwrap_or_else(PoisonError::into_inner);
-        resources.insert(kind, resource.clone());
+        // Whoever reads both takes the objects first: neither is taken here while the other is held.
+        {
+            let mut resources = self.resources.lock().unwrap_or_else(PoisonError::into_inner);
+            resources.insert(kind, resource.clone());
+        }
         self.lock().expect(kind);
     }
 

@@ -166,10 +166,13 @@ impl Input {
             Err(error) => warn!(%error, "no roots to trust: no issuer's keys can be fetched"),
         }
         let served = watch::Sender::new(None);
-        if let Self::Kubernetes(source) = &self {
-            let writer = source.writer(&config.root_namespace);
-            tokio::spawn(writer.run(served.subscribe(), stop.clone()));
-        }
+        let writer = match &self {
+            Self::Kubernetes(source) => {
+                let writer = source.writer(&config.root_namespace);
+                Some(tokio::spawn(writer.run(served.subscribe(), stop.clone())))
+            }
+            Self::Folder(_) => None,
+        };
         let mut reloader = Reloader { config, publisher, loaded, settings: None, wanted, served };
         loop {
             let known = Arc::clone(&keys.borrow_and_update());
@@ -183,11 +186,15 @@ impl Input {
                 Err(panic) => std::panic::resume_unwind(panic.into_panic()),
             }
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 () = self.wait() => {}
                 // Never an error: a sender is held here.
                 _ = keys.changed() => {}
             }
+        }
+        // It gives its Lease back.
+        if let Some(writer) = writer {
+            writer.await.ok();
         }
     }
 

@@ -77,6 +77,13 @@ impl Pilot {
         Self { process, data, addresses }
     }
 
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(mut self) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(self.process.wait().unwrap().success());
+    }
+
     pub(crate) fn address(&self, what: &str) -> &str {
         &self.addresses[what]
     }

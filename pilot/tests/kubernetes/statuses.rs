@@ -186,6 +186,18 @@ async fn one_of_several_pilots_writes_and_who_loses_the_lease_writes_nothing() {
         condition(&server, SERVICE, BOUND).await.is_none().then_some(())
     })
     .await;
+
+    // Whoever ends gives it back: nobody waits for its end.
+    let (leader, other) = match first.debug("/metrics").await.contains("pilot_status_leader 1\n") {
+        true => (first, second),
+        false => (second, first),
+    };
+    let begun = Instant::now();
+    leader.terminate();
+    other.debug_has("/metrics", "pilot_status_leader 1\n").await;
+    assert!(begun.elapsed() < Duration::from_secs(14), "{:?}", begun.elapsed());
+    server.apply(service(&waypoint_of("two"))).await;
+    until_reason(&server, SERVICE, BOUND, "WaypointIsNotReady").await;
 }
 
 #[tokio::test]

@@ -76,6 +76,7 @@ pub(super) async fn run(
 ) {
     let leases: Api<Lease> = Api::namespaced(client, &namespace);
     let mut watched = Watched::default();
+    let mut said = String::new();
     loop {
         let begun = Instant::now();
         let looked = timeout(SURE / 2, look(&leases, &mut watched, &me)).await;
@@ -92,7 +93,14 @@ pub(super) async fn run(
                 }
             }
             // What is held stays held until it is not sure any more.
-            Ok(Err(error)) => debug!(%error, "looking at the lease"),
+            Ok(Err(error)) => {
+                let reason = error.to_string();
+                // Said once, however long it lasts.
+                if reason != said {
+                    warn!(namespace, lease = NAME, reason, "looking at the lease");
+                    said = reason;
+                }
+            }
             Err(_) => debug!("looking at the lease: no answer"),
         }
         held.send_if_modified(|until| {

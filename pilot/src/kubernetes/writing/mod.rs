@@ -48,6 +48,8 @@ const FIELD_MANAGER: &str = "aquifer-pilot";
 const AT_ONCE: usize = 8;
 /// A write that takes longer has failed. With the time that the Lease is sure, less than others wait for its end.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// Between two times that all statuses are computed: what is served changes several times a second where pods come and go.
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// What statuses are computed from.
 pub(crate) type Served = (Manifests, MeshConfig);
@@ -93,6 +95,7 @@ impl StatusWriter {
             refused: HashMap::new(),
             attempts: Attempts::default(),
             due: BTreeMap::new(),
+            compute_at: Instant::now(),
             events: events::Events::new(self.client.clone(), self.me.clone()),
             waypoints: waypoints::Waypoints::new(self.client.clone(), self.waypoints),
         };
@@ -117,6 +120,8 @@ struct Writing {
     attempts: Attempts,
     /// What may differ, and when to look.
     due: BTreeMap<Key, Instant>,
+    /// Not sooner.
+    compute_at: Instant,
     events: events::Events,
     waypoints: waypoints::Waypoints,
 }
@@ -146,8 +151,13 @@ impl Writing {
                         None => std::future::pending().await,
                     }
                 };
+                let compute_at = self.compute_at.into();
+                let changed = async {
+                    tokio::time::sleep_until(compute_at).await;
+                    served.changed().await
+                };
                 tokio::select! {
-                    changed = served.changed() => match changed {
+                    changed = changed => match changed {
                         Ok(()) => self.compute(&mut served).await,
                         Err(_) => return,
                     },
@@ -186,6 +196,7 @@ impl Writing {
     /// What is to be said from now on.
     async fn compute(&mut self, served: &mut watch::Receiver<Option<Arc<Served>>>) {
         let Some(served) = served.borrow_and_update().clone() else { return };
+        self.compute_at = Instant::now() + PERIOD;
         // Keeps a core busy, which must not be one that streams wait for.
         let multi_network = served.1.multi_network;
         let to_run = Arc::clone(&served);
@@ -240,10 +251,8 @@ impl Writing {
 
     /// What is to be written for an object, if anything is and it is time.
     fn look(&mut self, key: Key, now: Instant) -> Option<Write> {
-        let (seen, resource) = {
-            let objects = self.shared.lock();
-            (objects.seen(&key).cloned(), self.shared.resource(key.0))
-        };
+        let seen = self.shared.lock().seen(&key).cloned();
+        let resource = self.shared.resource(key.0);
         let (Some(seen), Some(resource)) = (seen, resource) else {
             self.attempts.forget(&key);
             return None;
