@@ -198,6 +198,11 @@ impl Client {
         self.build == Build::Istio
     }
 
+    /// Whether a program beside it fetches what it cannot fetch itself: an Envoy of Istio's has one.
+    pub(crate) fn has_agent(&self) -> bool {
+        self.build == Build::Istio
+    }
+
     /// What texts that a connection is remembered by are made with.
     pub(crate) fn text_factory(&self) -> &'static str {
         match self.build {

@@ -4,9 +4,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 use prost::{Message, Name};
 use proto::{
-    envoy::envoy::config::core::v3::{
-        AsyncDataSource, DataSource, HttpUri, RemoteDataSource, async_data_source, data_source,
-        http_uri,
+    envoy::envoy::{
+        config::{
+            core::v3::{
+                AsyncDataSource, DataSource, HttpUri, RemoteDataSource, async_data_source,
+                data_source, http_uri,
+            },
+            rbac,
+        },
+        extensions::filters,
     },
     google::{self, Any},
 };
@@ -104,6 +110,31 @@ pub(super) fn config(name: &str, meta: &Meta, code: &WasmExtension) -> Any {
     match code.r#type {
         PluginType::Network => any(&NetworkWasm { config }),
         PluginType::Http | PluginType::Unspecified => any(&HttpWasm { config }),
+    }
+}
+
+/// Whether the code lies where the proxy is.
+pub(super) fn is_local(code: &WasmExtension) -> bool {
+    code.url.starts_with("file://")
+}
+
+/// What stands in for code that nobody fetches, as Istio's agent puts it when it cannot: nothing passes, or everything
+/// where the user says so.
+pub(super) fn stand_in(code: &WasmExtension) -> Any {
+    // A rule that allows nobody.
+    let rules = match code.fail_strategy {
+        FailStrategy::FailClose | FailStrategy::FailReload => Some(rbac::v3::Rbac::default()),
+        FailStrategy::FailOpen => None,
+    };
+    match code.r#type {
+        PluginType::Network => any(&filters::network::rbac::v3::Rbac {
+            rules,
+            stat_prefix: "wasm.".to_owned(),
+            ..Default::default()
+        }),
+        PluginType::Http | PluginType::Unspecified => {
+            any(&filters::http::rbac::v3::Rbac { rules, ..Default::default() })
+        }
     }
 }
 
