@@ -321,7 +321,13 @@ impl Cluster {
         pod.resolve_by(self.pod(server)?.ip4().into())
     }
 
+    /// What a pod says of itself counts before what its namespace says.
     fn is_ambient(&self, pod: &Pod) -> bool {
+        let own =
+            |(key, value): &(String, String)| key == "istio.io/dataplane-mode" && value == "none";
+        if pod.spec().labels.iter().any(own) {
+            return false;
+        }
         let namespaces = &self.description.namespaces;
         let of_pod = namespaces.iter().find(|namespace| namespace.name == pod.spec().namespace);
         of_pod.is_some_and(|namespace| namespace.dataplane == Dataplane::Ambient)

@@ -29,6 +29,7 @@ pub mod process;
 pub mod tcpdump;
 pub mod teardown;
 pub mod wait;
+pub mod waypoint;
 
 pub use builder::Builder;
 pub use cluster::Cluster;
@@ -40,3 +41,4 @@ pub use pod::Pod;
 pub use process::Process;
 pub use tcpdump::Tcpdump;
 pub use wait::wait_for;
+pub use waypoint::Waypoint;

@@ -63,3 +63,7 @@ mod topology;
 mod traffic;
 #[path = "mesh/trust.rs"]
 mod trust;
+#[path = "mesh/waypoint_accepts.rs"]
+mod waypoint_accepts;
+#[path = "mesh/waypoint_traffic.rs"]
+mod waypoint_traffic;
