@@ -11,6 +11,7 @@ mod ask;
 mod diff;
 mod input;
 mod origins;
+mod proxies;
 mod record;
 mod recording;
 mod replay;
@@ -80,6 +81,10 @@ enum Command {
     Connections,
     /// What would happen to a connection and which policy decides it, or which objects made what a client is sent.
     Explain(Explain),
+    /// Every client of pilot, and which types it has taken, as `istioctl proxy-status` shows it.
+    ProxyStatus,
+    /// What pilot has sent to one client.
+    Config(proxies::Arguments),
     /// Looks for what is valid and yet not what was meant, in a folder or on an API server.
     Analyze(analyze::Arguments),
     /// What clients would be sent otherwise, if a folder were applied.
@@ -131,6 +136,8 @@ async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             let (from, to) = (from.as_deref(), to.as_deref());
             return explain(cli, from.unwrap_or_default(), to.unwrap_or_default()).await;
         }
+        Command::ProxyStatus => proxies::status(&cli.pilot, cli.output).await?,
+        Command::Config(arguments) => proxies::config(&cli.pilot, arguments, cli.output).await?,
         Command::Analyze(arguments) => return analyze::run(arguments, cli.output).await,
         Command::Diff(arguments) => return diff::run(arguments, &cli.pilot, cli.output).await,
         Command::Replay(arguments) => return replay::run(arguments).await,

@@ -26,7 +26,7 @@ pub(crate) fn pilot(url: &str, syncz: &Syncz) -> String {
     }
     let config = &syncz.config;
     let stale = if config.errors > 0 || config.unreadable.is_some() {
-        ": the last good state stays"
+        ": what is wrong keeps its last good form"
     } else {
         ""
     };
@@ -180,7 +180,7 @@ mod tests {
         let expected = "\
 pilot http://p
   published  35 Address (a3), 2 Authorization (p1), generation 3 of 2026-11-20T22:33:16Z
-  manifests  1 errors, 0 warnings: the last good state stays
+  manifests  1 errors, 0 warnings: what is wrong keeps its last good form
 
 NODE    CLIENT  SINCE                 ADDRESS   AUTHORIZATION       LAST ACK
 node-a  z~1     2026-11-20T22:33:16Z  synced    sent, not answered  2026-11-20T22:33:16Z

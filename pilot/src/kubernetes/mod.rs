@@ -1,7 +1,8 @@
 //! An API server of Kubernetes as a source of manifests, beside a folder.
 //!
 //! In: a kubeconfig, or the surroundings of a pod. Out: `Source`, which holds what the server said last of every
-//! kind that is served and says when that has changed; and [`Source::writer`], which writes statuses back. Decides nothing about the mesh.
+//! kind that is served and says when that has changed; and its writer, which writes statuses back and runs waypoints.
+//! Decides nothing about the mesh.
 
 mod bundle;
 mod definitions;

@@ -311,3 +311,51 @@ fn equal_input_gives_equal_bytes() {
     assert!(first.iter().all(|(_, resources)| resources.len() < 20));
     assert_eq!(first[0].1.len(), compiled(&more).clusters.len());
 }
+
+#[test]
+fn code_that_nobody_fetches_for_an_envoy_without_agent_lets_nothing_through() {
+    let plugin = |name: &str, url: &str, more: &str| {
+        format!(
+            "
+apiVersion: extensions.istio.io/v1alpha1
+kind: WasmPlugin
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: wp}}]
+  url: {url}
+  {more}
+---"
+        )
+    };
+    let more = plugin("closed", "oci://example.com/x:1", "failStrategy: FAIL_CLOSE")
+        + &plugin("local", "file:///x.wasm", "failStrategy: FAIL_CLOSE")
+        + &plugin("open", "oci://example.com/x:1", "failStrategy: FAIL_OPEN")
+        + &plugin("tcp", "https://example.com/x.wasm", "type: NETWORK");
+    let types = |node: &Node| {
+        let config = of_node(&manifests(&more), &MeshConfig::default(), node).unwrap().unwrap();
+        let configs = config.extension_configs.into_iter();
+        let any = configs.map(|one| one.typed_config.unwrap());
+        any.map(|any| {
+            let kind = any.type_url.split("filters.").nth(1).unwrap().to_owned();
+            // An RBAC filter without rules lets everything through.
+            let rules = kind.contains("rbac") && any.value.starts_with(&[0x0a, 0]);
+            (kind, rules)
+        })
+        .collect::<Vec<_>>()
+    };
+    let of = |kind: &str, denies: bool| (kind.to_owned(), denies);
+    let router = Extension { name: "envoy.filters.http.router".into(), ..Extension::default() };
+    let stock = Node { extensions: vec![router], ..node() };
+    let wasm = of("http.wasm.v3.Wasm", false);
+    assert_eq!(
+        types(&stock),
+        [
+            of("http.rbac.v3.RBAC", true),
+            wasm.clone(),
+            of("http.rbac.v3.RBAC", false),
+            of("network.rbac.v3.RBAC", true),
+        ]
+    );
+    let network = of("network.wasm.v3.Wasm", false);
+    assert_eq!(types(&node()), [wasm.clone(), wasm.clone(), wasm, network]);
+}
