@@ -59,6 +59,14 @@ impl PodSpec {
         self
     }
 
+    /// As the pod of Gateway `gateway`, a waypoint: nothing of it is captured.
+    #[must_use]
+    pub fn waypoint(self, gateway: &str) -> PodSpec {
+        self.label("gateway.networking.k8s.io/gateway-name", gateway)
+            .label("gateway.istio.io/managed", "istio.io-mesh-controller")
+            .label("istio.io/dataplane-mode", "none")
+    }
+
     /// With another service account.
     #[must_use]
     pub fn service_account(self, service_account: &str) -> PodSpec {
@@ -78,8 +86,10 @@ pub struct ServiceSpec {
     pub namespace: String,
     /// Its name, and the `app` it selects.
     pub name: String,
-    /// Service port and target port.
-    pub ports: Vec<(u16, u16)>,
+    /// What is spoken, service port and target port.
+    pub ports: Vec<(&'static str, u16, u16)>,
+    /// The waypoint that it asks for.
+    pub waypoint: Option<String>,
 }
 
 impl ServiceSpec {
@@ -89,14 +99,32 @@ impl ServiceSpec {
     /// If `path` has no slash.
     pub fn new(path: &str) -> ServiceSpec {
         let (namespace, name) = path.split_once('/').expect("a service is written namespace/name");
-        ServiceSpec { namespace: namespace.to_owned(), name: name.to_owned(), ports: Vec::new() }
+        ServiceSpec {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            ports: Vec::new(),
+            waypoint: None,
+        }
     }
 
     /// With port `port`, which leads to `target_port` of its pods.
     #[must_use]
     pub fn port(mut self, port: u16, target_port: u16) -> ServiceSpec {
-        self.ports.push((port, target_port));
+        self.ports.push(("tcp", port, target_port));
         self
+    }
+
+    /// With port `port`, which speaks HTTP and leads to `target_port` of its pods.
+    #[must_use]
+    pub fn http_port(mut self, port: u16, target_port: u16) -> ServiceSpec {
+        self.ports.push(("http", port, target_port));
+        self
+    }
+
+    /// Guarded by the waypoint of Gateway `gateway`, of its own namespace.
+    #[must_use]
+    pub fn guarded_by(self, gateway: &str) -> ServiceSpec {
+        ServiceSpec { waypoint: Some(gateway.to_owned()), ..self }
     }
 
     /// `namespace/name`.

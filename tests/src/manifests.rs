@@ -91,6 +91,9 @@ status:
 
 /// A service of both address families.
 pub fn service(spec: &ServiceSpec, ip4: Ipv4Addr, ip6: Ipv6Addr) -> String {
+    let labels = spec.waypoint.as_ref().map_or_else(String::new, |waypoint| {
+        format!("  labels:\n    istio.io/use-waypoint: {waypoint}\n")
+    });
     let mut yaml = format!(
         "\
 ---
@@ -99,7 +102,7 @@ kind: Service
 metadata:
   name: {name}
   namespace: {namespace}
-spec:
+{labels}spec:
   selector:
     app: {name}
   clusterIP: {ip4}
@@ -115,14 +118,101 @@ spec:
         name = spec.name,
         namespace = spec.namespace,
     );
-    for (port, target_port) in &spec.ports {
+    for (kind, port, target_port) in &spec.ports {
         // Writing to a String cannot fail.
         let _ = write!(
             yaml,
-            "  - name: tcp-{port}\n    port: {port}\n    targetPort: {target_port}\n    protocol: TCP\n"
+            "  - name: {kind}-{port}\n    port: {port}\n    targetPort: {target_port}\n    protocol: TCP\n"
         );
     }
     yaml
+}
+
+/// A Gateway `namespace/name` that is a waypoint.
+///
+/// # Panics
+/// If `path` has no slash.
+pub fn waypoint(path: &str) -> String {
+    let (namespace, name) = path.split_once('/').expect("a Gateway is written namespace/name");
+    format!(
+        "\
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata:
+  name: {name}
+  namespace: {namespace}
+spec:
+  gatewayClassName: istio-waypoint
+  listeners:
+  - name: mesh
+    port: 15008
+    protocol: HBONE
+"
+    )
+}
+
+/// A route of service `namespace/name`: requests with `header: value` go to service `other`, all others on.
+///
+/// # Panics
+/// If `path` has no slash.
+pub fn header_route(path: &str, header: &str, value: &str, other: &str) -> String {
+    let (namespace, name) = path.split_once('/').expect("a service is written namespace/name");
+    format!(
+        "\
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: {name}
+  namespace: {namespace}
+spec:
+  parentRefs:
+  - group: \"\"
+    kind: Service
+    name: {name}
+    port: 80
+  rules:
+  - matches:
+    - headers:
+      - name: {header}
+        value: {value}
+    backendRefs:
+    - name: {other}
+      port: 80
+  - backendRefs:
+    - name: {name}
+      port: 80
+"
+    )
+}
+
+/// A policy that denies requests for `paths` at the waypoint of service `namespace/name`.
+///
+/// # Panics
+/// If `path` has no slash.
+pub fn deny_paths(path: &str, paths: &str) -> String {
+    let (namespace, name) = path.split_once('/').expect("a service is written namespace/name");
+    format!(
+        "\
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: {name}-paths
+  namespace: {namespace}
+spec:
+  targetRefs:
+  - group: \"\"
+    kind: Service
+    name: {name}
+  action: DENY
+  rules:
+  - to:
+    - operation:
+        paths: [\"{paths}\"]
+"
+    )
 }
 
 /// A policy `namespace/name` of `action` for the pods whose label `app` is given, with `rules` as YAML below `rules:`.

@@ -10,12 +10,15 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::binaries;
+use crate::cluster::Cluster;
 use crate::control::TLS_PORT;
 use crate::pod::Pod;
 use crate::process::Process;
 
 /// Where its administration listens, in its pod.
 const ADMIN_PORT: u16 = 9901;
+/// The port of tunnels.
+const HBONE_PORT: u16 = 15008;
 
 /// A waypoint to be started.
 #[derive(Clone, Debug)]
@@ -68,6 +71,29 @@ pub struct Waypoint {
 }
 
 impl Waypoint {
+    /// Starts the waypoint of a cluster in its pod `path`, and waits until it takes tunnels.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn of(cluster: &Cluster, path: &str) -> Result<Waypoint> {
+        let (pod, control) = (cluster.pod(path)?, cluster.control()?);
+        let token = control.node_token(&pod.node_name())?;
+        let spec = WaypointSpec {
+            name: pod.spec().name.clone(),
+            namespace: pod.spec().namespace.clone(),
+            address: pod.ip4().to_string(),
+            token: fs::read_to_string(token).context("reading the node's token")?,
+            protocol: Protocol::Delta,
+            pilot: Pilot::Tls {
+                address: cluster.plan().control_ip4().to_string(),
+                roots: control.root_certificate(),
+            },
+        };
+        let mut waypoint = Waypoint::start(pod, &spec)?;
+        waypoint.process.wait_listening(HBONE_PORT)?;
+        Ok(waypoint)
+    }
+
     /// Starts it. It serves when it has been sent everything.
     ///
     /// # Errors
@@ -84,11 +110,6 @@ impl Waypoint {
         let mut process = pod.spawn("waypoint", &[&words[..], &rest[..]].concat())?;
         process.wait_listening(ADMIN_PORT)?;
         Ok(Waypoint { process, pod: pod.clone() })
-    }
-
-    /// Its process.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
     }
 
     /// All that is in force, or about to be.

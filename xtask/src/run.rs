@@ -34,6 +34,10 @@ enum Profile {
 
 /// Shows the mesh at work.
 pub(crate) fn demo(place: &Place, arguments: &[OsString]) -> Result<()> {
+    if place.is_root {
+        // Without it the demo leaves its waypoint out, and says so.
+        install(place, "Envoy", envoy::ensure)?;
+    }
     in_testbed(place, "demo", Profile::Debug, arguments)
 }
 
@@ -130,7 +134,8 @@ fn in_testbed(
         }
     };
     run(&mut build)?;
-    run(Command::new(place.target.join(folder).join(program)).args(arguments))
+    let mut program = Command::new(place.target.join(folder).join(program));
+    run(program.env("AQUIFER_TOOLS", &place.tools).args(arguments))
 }
 
 fn cargo(place: &Place) -> Command {

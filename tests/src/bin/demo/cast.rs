@@ -1,4 +1,4 @@
-//! Who plays in the demo: two nodes, nine pods, four services, and the programs in them.
+//! Who plays in the demo: two nodes, ten pods, six services, and the programs in them.
 //!
 //! In: nothing. Out: a [`Cast`]: the cluster and its programs, and how a command of a pod is shown and run.
 
@@ -37,7 +37,11 @@ impl Cast {
             .pod(PodSpec::new("data/echo", "b"))
             .pod(PodSpec::new("street/stranger", "a"))
             .pod(PodSpec::new("street/dns", "b"))
-            .service(ServiceSpec::new("shop/cart").port(80, 80))
+            .pod(PodSpec::new("shop/waypoint", "b").waypoint("waypoint"))
+            .service(ServiceSpec::new("shop/cart").http_port(80, 80))
+            // There is no such waypoint at first, and it is reached without one.
+            .service(ServiceSpec::new("shop/pricing").http_port(80, 80).guarded_by("waypoint"))
+            .service(ServiceSpec::new("shop/waypoint").port(15008, 15008))
             .service(ServiceSpec::new("data/redis").port(6379, 6379))
             .service(ServiceSpec::new("data/meter").port(5201, 5201))
             .service(ServiceSpec::new("data/echo").port(7, 7))

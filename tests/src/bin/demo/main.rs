@@ -6,6 +6,7 @@ mod enforcement;
 mod outage;
 mod story;
 mod traffic;
+mod waypoint;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -47,11 +48,13 @@ fn main() -> Result<ExitCode> {
     introduce(&story, &cast, start);
     traffic::tell(&mut story, &cast)?;
     enforcement::tell(&mut story, &cast)?;
+    let waypoint = waypoint::tell(&mut story, &cast)?;
     outage::tell(&mut story, &mut cast)?;
     if cli.keep {
         let all_held = story.end(start.elapsed());
         suggest(&story, &cast)?;
         cast.keep()?;
+        std::mem::forget(waypoint);
         return Ok(code(all_held));
     }
     outage::tell_the_end(&mut story, cast)?;
