@@ -141,7 +141,7 @@ pub struct Incoming {
     pub headers: HeaderMap,
     /// The peer has given up so many requests that this one should be refused. What it has open need not suffer for it.
     pub is_excess: bool,
-    came: Instant,
+    pub(super) came: Instant,
     receive: RecvStream,
     conduct: StreamConduct,
     respond: SendResponse<Bytes>,

@@ -152,7 +152,9 @@ fn clients_that_give_up_cost_the_peer_new_requests_and_nothing_that_is_open() {
                 break waiting.swap_remove(at);
             }
             // The application has been waited for.
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            for incoming in &mut waiting {
+                incoming.came -= Duration::from_secs(1);
+            }
             send(&mut peer, &asked.iter().flat_map(|&id| reset(id)).collect::<Vec<_>>()).await;
             for mut incoming in waiting {
                 incoming.abandoned().await;
@@ -170,11 +172,12 @@ fn clients_that_give_up_cost_the_peer_new_requests_and_nothing_that_is_open() {
 #[test]
 fn a_peer_that_drips_its_handshake_ends_at_the_deadline() {
     let drip = async |peer: &mut (dyn tokio::io::AsyncWrite + Unpin), bytes: &[u8]| {
+        let mut pace = tokio::time::interval(Duration::from_millis(5));
         for byte in bytes {
+            pace.tick().await;
             if peer.write_all(&[*byte]).await.is_err() || peer.flush().await.is_err() {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         std::future::pending::<()>().await;
     };

@@ -207,6 +207,20 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
+/// Reads until a frame of that kind comes, and gives its payload.
+pub(super) async fn until_frame(peer: &mut TlsStream<TcpStream>, wanted: u8) -> Vec<u8> {
+    loop {
+        let mut head = [0; 9];
+        peer.read_exact(&mut head).await.unwrap();
+        let [high, mid, low, kind, ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, high, mid, low]).try_into().unwrap()];
+        peer.read_exact(&mut payload).await.unwrap();
+        if kind == wanted {
+            return payload;
+        }
+    }
+}
+
 /// A CONNECT to `cart:80` in literal headers.
 pub(super) fn connect(stream: u32) -> Vec<u8> {
     const END_HEADERS: u8 = 4;
